@@ -1,0 +1,39 @@
+# The entry points that people use; CI calls the same.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: run test check lint fmt bench install clean
+
+run: $(INSTALLED)          ## set up and run the default study
+	$(BIN)/sweeper run studies/depth_vs_ffn.yaml
+
+test: $(INSTALLED)         ## set up and run every test
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)         ## style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test           ## what CI runs
+
+fmt: $(INSTALLED)          ## rewrite to the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)        ## measure this machine; results go to benchmarks/results/
+	$(BIN)/python benchmarks/solver_scale.py
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:                     ## remove the environment (runs/ stays)
+	rm -rf $(VENV)

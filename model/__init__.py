@@ -1,0 +1,1 @@
+"""The transformer that trials train: its shape's arithmetic, its modules, precision and compilation."""

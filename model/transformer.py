@@ -1,0 +1,186 @@
+"""A Llama-style decoder: RMSNorm, rotary embedding, grouped-query attention, SwiGLU, tied or untied head.
+
+Letters in tensor names: B sequences, T positions, D d_model, H query heads, K key/value heads, C head_dim,
+F ffn_hidden, V vocabulary. The mathematics is that of Hugging Face's LlamaForCausalLM (eps 1e-6, theta 10,000,
+rotation by halves), with the q, k, v and the gate, up projections fused.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from model.shape import Shape
+
+NORM_EPS = 1e-6
+ROPE_THETA = 10_000.0
+INIT_STD = 0.02
+
+
+class RMSNorm(nn.Module):
+    """x · g / rms(x) over the last dimension, computed in fp32 (1910.07467)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, size) → (…, size), in the input's dtype."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPS)
+        return (wide * self.weight).to(x.dtype)
+
+
+def rotary_tables(seq_len: int, head_dim: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary embedding (2104.09864), each (seq_len, head_dim) in fp32."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+    angles_TC = torch.outer(torch.arange(seq_len, dtype=torch.float32, device=device), ROPE_THETA**-exponents)
+    angles_TC = torch.cat((angles_TC, angles_TC), dim=-1)
+    return angles_TC.cos(), angles_TC.sin()
+
+
+def rotate(x_BHTC: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
+    """Rotate the channel pairs (i, i + C/2) of each head by its position's angles."""
+    first, second = x_BHTC.float().chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x_BHTC.float() * cos_TC + turned * sin_TC).to(x_BHTC.dtype)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention (2305.13245); query head h reads key/value head h // (H/K)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = shape.n_heads, shape.n_kv_heads, shape.head_dim
+        inner = self.heads * self.head_dim
+        self.qkv = nn.Linear(shape.d_model, inner + 2 * self.kv_heads * self.head_dim, bias=False)
+        self.out = nn.Linear(inner, shape.d_model, bias=False)
+
+    def forward(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        B, T, _ = x_BTD.shape
+        heads = (self.heads, self.kv_heads, self.kv_heads)
+        qkv = self.qkv(x_BTD).view(B, T, sum(heads), self.head_dim).transpose(1, 2)
+        q_BHTC, k_BKTC, v_BKTC = qkv.split(heads, dim=1)
+        mixed_BHTC = F.scaled_dot_product_attention(
+            rotate(q_BHTC, cos_TC, sin_TC),
+            rotate(k_BKTC, cos_TC, sin_TC),
+            v_BKTC,
+            is_causal=True,
+            enable_gqa=self.kv_heads != self.heads,
+        )
+        return self.out(mixed_BHTC.transpose(1, 2).reshape(B, T, -1))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) · up(x)) (2002.05202)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(shape.d_model, 2 * shape.ffn_hidden, bias=False)
+        self.down = nn.Linear(shape.ffn_hidden, shape.d_model, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
+        return self.down(F.silu(gate_BTF) * up_BTF)
+
+
+class Block(nn.Module):
+    """One pre-norm layer: attention and FFN, each added to the residual stream."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(shape.d_model)
+        self.attention = Attention(shape)
+        self.ffn_norm = RMSNorm(shape.d_model)
+        self.ffn = SwiGLU(shape)
+
+    def forward(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TC, sin_TC)
+        return x_BTD + self.ffn(self.ffn_norm(x_BTD))
+
+
+class Head(nn.Module):
+    """The final norm and the output projection; its weight is the input table's when tied."""
+
+    def __init__(self, shape: Shape, table: nn.Parameter) -> None:
+        super().__init__()
+        self.norm = RMSNorm(shape.d_model)
+        self.weight = table if shape.tie_embeddings else nn.Parameter(torch.empty_like(table))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) → logits (B, T, V)."""
+        return F.linear(self.norm(x_BTD), self.weight)
+
+    def loss(self, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        """Mean cross-entropy, nats per token, in fp32."""
+        logits_BTV = self(x_BTD)
+        return F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten())
+
+
+class Transformer(nn.Module):
+    """The decoder. `seq_len` sizes the rotary tables, which are buffers and no parameters."""
+
+    def __init__(self, shape: Shape, *, seq_len: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embedding = nn.Embedding(shape.vocab_size, shape.d_model)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layers))
+        self.head = Head(shape, self.embedding.weight)
+        cos_TC, sin_TC = rotary_tables(seq_len, shape.head_dim)
+        self.register_buffer("cos_TC", cos_TC, persistent=False)
+        self.register_buffer("sin_TC", sin_TC, persistent=False)
+
+    def hidden(self, tokens_BT: Tensor) -> Tensor:
+        """Token ids (B, T) → residual stream after the last block (B, T, D)."""
+        T = tokens_BT.shape[1]
+        x_BTD = self.embedding(tokens_BT)
+        cos_TC, sin_TC = self.cos_TC[:T], self.sin_TC[:T]
+        for block in self.blocks:
+            x_BTD = block(x_BTD, cos_TC, sin_TC)
+        return x_BTD
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Token ids (B, T) → logits (B, T, V)."""
+        return self.head(self.hidden(tokens_BT))
+
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Mean cross-entropy of `targets_BT` (B, T), nats per token."""
+        return self.head.loss(self.hidden(tokens_BT), targets_BT)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Normal(0, 0.02), residual outputs ÷ √(2L) (GPT-2), norms at 1; `generator` alone decides.
+
+        Values are drawn on the generator's device and copied, so a seed means the same on every device.
+        """
+        residual = INIT_STD / (2 * self.shape.n_layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+                continue
+            std = residual if name.endswith(("attention.out.weight", "ffn.down.weight")) else INIT_STD
+            drawn = torch.empty(parameter.shape, device=generator.device)
+            parameter.copy_(drawn.normal_(0.0, std, generator=generator))
+
+
+def build(shape: Shape, *, seq_len: int, seed: int, device: torch.device) -> Transformer:
+    """A fresh fp32 model on `device`, initialised from `seed` alone.
+
+    Raises RuntimeError when the built parameter count differs from the shape's: counts are what people
+    choose shapes by, so a trial never runs on a wrong one.
+    """
+    with torch.device("meta"):
+        model = Transformer(shape, seq_len=seq_len)
+    model = model.to_empty(device=device)
+    if shape.tie_embeddings:
+        model.head.weight = model.embedding.weight
+    model.cos_TC, model.sin_TC = rotary_tables(seq_len, shape.head_dim, device)
+    built = sum(parameter.numel() for parameter in model.parameters())
+    if built != shape.params.total:
+        raise RuntimeError(f"the model as built has {built:,} parameters, its shape counts {shape.params.total:,}")
+    model.initialise(torch.Generator().manual_seed(seed))
+    return model

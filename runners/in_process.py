@@ -1,0 +1,48 @@
+"""Runs the jobs of a session one after another in this process, for debugging."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from runners.job_run import DEFAULT_TARGET, JobRun, stopped
+from sweeper.errors import SweeperError
+from sweeper.records import Continue, Done, Event, Job, Rung, Stop, Wait
+
+
+class Asked(Protocol):
+    """Where jobs come from and where their events go: `sweeper.session.Session`."""
+
+    def ask(self) -> Job | Wait | Done:
+        """The next job, Wait while the rest depends on running ones, Done when nothing is left."""
+        ...
+
+    def tell(self, event: Event) -> Continue | Stop:
+        """Take in an event; Stop ends its job."""
+        ...
+
+
+def run(session: Asked, *, job_target: str = DEFAULT_TARGET, logs: Path) -> None:
+    """Run jobs until none is left. What a job prints goes to `logs/<job_id>.log`."""
+    while True:
+        answer = session.ask()
+        if isinstance(answer, Done):
+            return
+        if isinstance(answer, Wait):
+            raise SweeperError("the search waits for an outcome, but no job is running")
+        _run_job(session, answer, job_target, logs)
+
+
+def _run_job(session: Asked, job: Job, job_target: str, logs: Path) -> None:
+    running = JobRun(job, job_target=job_target, logs=logs)
+    rungs: list[Rung] = []
+    try:
+        while isinstance(event := running.next_event(), Rung):
+            rungs.append(event)
+            if isinstance(session.tell(event), Stop):
+                running.close()
+                event = stopped(job, rungs)
+                break
+    finally:
+        running.close()
+    session.tell(event)

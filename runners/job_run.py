@@ -1,0 +1,118 @@
+"""One job being run, whatever runs it: its events one by one, its output in its log, its faults as values."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from sweeper.records import Event, Failed, Final, Job, Rung
+
+DEFAULT_TARGET = "runners.trial:run_job"
+"""Where the function lies that turns a job into its events, as "module:function"."""
+
+JobFunction = Callable[[Job], Iterator[Event]]
+
+
+class JobRun:
+    """A started job. `next_event` is called until it gives an outcome, which is any event but a Rung.
+
+    `job_target` is imported when the first event is wanted, so that importing it may fail as the job may.
+    """
+
+    def __init__(self, job: Job, *, job_target: str, logs: Path) -> None:
+        self._job, self._target, self._log = job, job_target, log_path(job, logs)
+        self._events: Iterator[Event] | None = None
+
+    def next_event(self) -> Event:
+        """The next event. An exception, or an end without an outcome, is a Failed."""
+        with output_to(self._log):
+            try:
+                if self._events is None:
+                    self._events = load_target(self._target)(self._job)
+                event = next(self._events, None)
+            except (Exception, SystemExit) as error:
+                traceback.print_exc()
+                return failed(self._job, error)
+        return event or Failed(job=self._job, error="the job ended without an outcome")
+
+    def close(self) -> None:
+        """Let the job release what it holds. What it raises on its way out only goes to its log."""
+        close = getattr(self._events, "close", None)
+        self._events = None
+        if close is not None:
+            with output_to(self._log):
+                try:
+                    close()
+                except (Exception, SystemExit):
+                    traceback.print_exc()
+
+
+def load_target(job_target: str) -> JobFunction:
+    """The function that "module:function" names. Raises ImportError or AttributeError."""
+    module, _, name = job_target.partition(":")
+    function: JobFunction = getattr(importlib.import_module(module), name)
+    return function
+
+
+def log_path(job: Job, logs: Path) -> Path:
+    """Where what the job prints goes; attempts follow one another."""
+    return logs / f"{job.job_id}.log"
+
+
+def failed(job: Job, error: BaseException) -> Failed:
+    """A job's exception as a value."""
+    text = "".join(traceback.format_exception(error))
+    lines = str(error).strip().splitlines()
+    name = type(error).__name__
+    return Failed(job=job, error=f"{name}: {lines[0]}" if lines else name, traceback=text)
+
+
+def stopped(job: Job, rungs: Sequence[Rung]) -> Final:
+    """The outcome of a job that was told to stop after `rungs`."""
+    return Final(
+        job=job,
+        status="stopped_early",
+        val_loss=None,
+        val_bpb=None,
+        curve=tuple((rung.tokens, rung.loss) for rung in rungs),
+        tokens=rungs[-1].tokens if rungs else 0,
+        seconds={},
+        speed=None,
+        peak_memory_bytes=None,
+        environment={},
+    )
+
+
+def last_lines(path: Path, *, lines: int = 20) -> str:
+    """The end of a log, empty when there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 200 * lines))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+@contextlib.contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Append all that this process prints to `path`: Python's streams, and what libraries write to 1 and 2."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    saved = os.dup(1), os.dup(2)
+    try:
+        with open(path, "a", encoding="utf-8", buffering=1) as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                yield
+    finally:
+        for number, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)

@@ -1,0 +1,98 @@
+"""One training in memory: model, optimizer, batches, and the step that moves them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from model import compile as compilation
+from model import precision
+from model.transformer import Transformer, build
+from runners.measuring import synchronise
+from runners.optimizer import lr_factor, make_adamw
+from sweeper.records import Job
+
+
+@dataclass(kw_only=True)
+class Training:
+    """A job's model and optimizer on `device`, fed by `batches` of (inputs, targets), each (B, T) int64.
+
+    `losses` keeps each step's mean loss on the device until it is collected, so that a step never waits.
+    """
+
+    job: Job
+    device: torch.device
+    batches: Iterator[tuple[Tensor, Tensor]]
+    model: Transformer = field(init=False)
+    report: precision.PrecisionReport = field(init=False)
+    step_index: int = field(init=False, default=0)
+    losses: list[Tensor] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        recipe, shape = self.job.config.recipe, self.job.config.shape
+        self.model = build(shape, seq_len=recipe.seq_len, seed=self.job.seed, device=self.device)
+        self.report = precision.apply(self.model, name=recipe.precision, device=self.device)
+        self.optimizer = make_adamw(self.model, recipe.optimizer)
+        if self.job.execution.compile:
+            compilation.compile_blocks(self.model)
+
+    def step(self) -> None:
+        """One optimizer step over tokens_per_step tokens, at the schedule's learning rate."""
+        settings, steps = self.job.config.recipe.optimizer, self.job.config.recipe.steps
+        factor = lr_factor(
+            min(self.step_index, steps - 1), steps=steps, warmup=settings.warmup, cooldown=settings.cooldown
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr * factor
+        micro_batches = self.job.grad_accum_steps
+        total = torch.zeros((), device=self.device)
+        for _ in range(micro_batches):
+            inputs_BT, targets_BT = next(self.batches)
+            with precision.autocast(name=self.job.config.recipe.precision, device=self.device):
+                loss = self.model.loss(inputs_BT, targets_BT)
+            (loss / micro_batches).backward()
+            total += loss.detach()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.losses.append(total / micro_batches)
+        self.step_index += 1
+
+    def timed_steps(self, count: int) -> float:
+        """Take `count` steps; the seconds that they took, from idle device to idle device."""
+        synchronise(self.device)
+        start = time.perf_counter()
+        for _ in range(count):
+            self.step()
+        synchronise(self.device)
+        return time.perf_counter() - start
+
+    def collect_losses(self) -> list[float]:
+        """The mean losses of the steps since the last call, in nats per token."""
+        values = torch.stack(self.losses).tolist() if self.losses else []
+        self.losses.clear()
+        return values
+
+
+def evaluate(training: Training, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, int]:
+    """Mean loss in nats over all targets of `batches`, and their number.
+
+    Full batches go through the forward graph that training compiled (gradients on, never used): a graph without
+    gradients would have to be compiled first, which costs more than it saves. A smaller last batch runs uncompiled.
+    """
+    total, count = 0.0, 0
+    for inputs_BT, targets_BT in batches:
+        whole = len(inputs_BT) == training.job.execution.batch_size
+        with (
+            torch.compiler.set_stance("default" if whole else "force_eager"),
+            torch.set_grad_enabled(whole),
+            precision.autocast(name=training.job.config.recipe.precision, device=training.device),
+        ):
+            loss = training.model.loss(inputs_BT, targets_BT).detach()
+        total += loss.item() * targets_BT.numel()
+        count += targets_BT.numel()
+    return total / count, count

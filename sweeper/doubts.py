@@ -1,0 +1,159 @@
+"""What a reader of the result has to know: each doubt is a short sentence with what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from sweeper.labels import listed, short
+from sweeper.noise import AdditiveFit
+from sweeper.observations import JobState, Measured, Record, State
+from sweeper.records import Config
+
+WIDE_WINDOWS = 0.15
+"""Speed windows of one trial further apart than this fraction of their median are worth a word."""
+FEW_SEEDS = 3
+
+_UNFINISHED: tuple[tuple[State, str, str], ...] = (
+    ("failed", "failed", "`sweeper status` says why, `sweeper run` tries again"),
+    ("diverged", "diverged", "a lower learning rate may train them"),
+    ("out_of_memory", "out of memory", "a lower batch_size may fit"),
+    ("stopped_early", "stopped early", "they aren't ranked"),
+    ("asked", "without a result yet", "running, or interrupted; `sweeper run` finishes them"),
+    ("missing", "missing", "`sweeper run` does them"),
+)
+
+
+def study_doubts(states: Sequence[JobState], configs: Sequence[Config]) -> tuple[str, ...]:
+    """Doubts about the study as a whole: what hasn't ended well, and what can't be compared at all."""
+    counts = Counter(state.state for state in states)
+    doubts = [
+        f"{counts[state]} of {len(states)} jobs {how}: {what_to_do}."
+        for state, how, what_to_do in _UNFINISHED
+        if counts[state]
+    ]
+    if len({config.shape.vocab_size for config in configs}) > 1:
+        doubts.append("Vocabularies differ, and a loss per token can't be compared between them: hold one fixed.")
+    return tuple(doubts)
+
+
+def device_doubts(m: Measured, *, configs: Sequence[Config], fits: Mapping[str, AdditiveFit]) -> tuple[str, ...]:
+    """Doubts about what one kind of device measured. `configs` are the planned ones."""
+    return (
+        *_seed_doubts(m, fits),
+        *_epoch_doubts(m.finals),
+        *_left_out_doubts(m),
+        *_window_doubts((*m.finals, *m.speeds)),
+        *_learning_rate_doubts(configs, fits["val_loss"]),
+        *_notes(m.finals),
+    )
+
+
+def _seed_doubts(m: Measured, fits: Mapping[str, AdditiveFit]) -> list[str]:
+    seeds = {record["seed"] for record in m.finals}
+    doubts = []
+    if len(seeds) == 1:
+        doubts.append("One seed: differences can't be told from noise. Set `seeds: 3` or more and run again.")
+    elif len(seeds) < FEW_SEEDS:
+        doubts.append(f"{len(seeds)} seeds: intervals are wide. `seeds: {FEW_SEEDS}` or more narrows them.")
+    elif fits["tokens_per_s"].variance is None:
+        doubts.append("Each speed was measured once, so nothing is known of its noise.")
+    if len(m.finals) < len(seeds) * len(fits["val_loss"].treatments):
+        how = (
+            "means are adjusted for the seeds that each lacks"
+            if fits["val_loss"].paired
+            else "configs share too few seeds to be compared in pairs"
+        )
+        doubts.append(f"Not every config has every seed: {how}.")
+    return doubts
+
+
+def _epoch_doubts(finals: Sequence[Record]) -> list[str]:
+    epochs = [float(r["environment"].get("epochs") or 0) for r in finals]
+    repeated = [value for value in epochs if value > 1]
+    if not repeated:
+        return []
+    return [
+        f"{len(repeated)} of {len(finals)} trials passed over their data more than once "
+        f"(up to {max(repeated):.1f} times): larger configs profit from it less. Use more data, or fewer "
+        "tokens."
+    ]
+
+
+def _left_out_doubts(m: Measured) -> list[str]:
+    return [
+        f"The {name} changed between trials: {count} older {'record is' if count == 1 else 'records are'} "
+        "left out. `sweeper run --fresh` measures all again."
+        for name, count in m.left_out.items()
+    ]
+
+
+def _window_doubts(records: Sequence[Record]) -> list[str]:
+    spreads = [
+        (speed["high"] - speed["low"]) / speed["tokens_per_s"]
+        for record in records
+        if (speed := record.get("speed")) and speed["tokens_per_s"] > 0
+    ]
+    wide = [spread for spread in spreads if spread > WIDE_WINDOWS]
+    if not wide:
+        return []
+    return [
+        f"Speed swung within {len(wide)} of {len(spreads)} jobs (windows up to {max(wide):.0%} apart): other "
+        "work on the device, or throttling. Measure on a quiet machine."
+    ]
+
+
+def _learning_rate_doubts(configs: Sequence[Config], losses: AdditiveFit) -> list[str]:
+    """Where the learning rate is an axis: configs whose best rate lies at an end of those tried."""
+    groups: dict[Config, set[Config]] = {}
+    for config in configs:
+        if config.config_id in losses.treatments:
+            recipe = config.recipe
+            same = replace(config, recipe=replace(recipe, optimizer=replace(recipe.optimizer, lr=1.0)))
+            groups.setdefault(same, set()).add(config)
+    edges = []
+    for group in groups.values():
+        rates = sorted(config.recipe.optimizer.lr for config in group)
+        best = min(group, key=lambda config: losses.mean(config.config_id).value).recipe.optimizer.lr
+        if len(rates) > 1 and best in (rates[0], rates[-1]):
+            edges.append(f"{best:g}")
+    if not edges:
+        return []
+    rates_at_edge = listed(sorted(set(edges)))
+    return [
+        f"The best learning rate of {len(edges)} of {len(groups)} configs is at an end of those tried "
+        f"({rates_at_edge}): widen the axis, or it is the rate that is ranked."
+    ]
+
+
+def _notes(finals: Sequence[Record]) -> list[str]:
+    """What trials noted, said once where notes differ in their numbers only; epochs have their own doubt."""
+    alike: dict[str, list[str]] = {}
+    for record in finals:
+        for note in dict.fromkeys(record.get("notes") or ()):
+            if "passed over its data" not in note:
+                alike.setdefault(re.sub(r"[\d.]+", "#", note), []).append(note.rstrip("."))
+    return [f"{notes[0][:1].upper()}{notes[0][1:]} ({len(notes)} of {len(finals)} trials)." for notes in alike.values()]
+
+
+def held_equal(configs: Sequence[Config]) -> str:
+    """One sentence: what all trials were given alike (tokens, FLOPs, tokens per parameter), and what not."""
+    tokens = [config.recipe.tokens for config in configs]
+    flops = [t * c.shape.train_flops_per_token(c.recipe.seq_len) for t, c in zip(tokens, configs, strict=True)]
+    ratios = [t / c.shape.params.total for t, c in zip(tokens, configs, strict=True)]
+    spent = f"{short(min(flops))} FLOPs" if _alike(flops) else f"{short(min(flops))}–{short(max(flops))} FLOPs"
+    if len(set(tokens)) == 1:
+        compute = "" if _alike(flops) else ", not equal compute"
+        return f"Held equal: tokens, {short(tokens[0])} for each trial{compute} ({spent}), not equal time."
+    trained = f"{short(min(tokens))}–{short(max(tokens))} tokens"
+    if _alike(flops):
+        return f"Held equal: compute, {spent} for each trial; not equal tokens ({trained}), not equal time."
+    if _alike(ratios):
+        return f"Held equal: tokens per parameter, {short(ratios[0])}; not equal tokens ({trained}), compute or time."
+    return f"Nothing was held equal: trials had {trained} and {spent}."
+
+
+def _alike(values: Sequence[float]) -> bool:
+    return max(values) <= 1.03 * min(values)

@@ -1,0 +1,269 @@
+"""The quality/speed frontier of what was measured, and how far noise lets one believe it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from sweeper.dominance import hypervolume, judge
+from sweeper.doubts import device_doubts, held_equal, study_doubts
+from sweeper.errors import UsageError
+from sweeper.labels import labels
+from sweeper.noise import CONFIDENCE, POWER, AdditiveFit, Observation, fit
+from sweeper.observations import (
+    Measured,
+    PlannedPoint,
+    Record,
+    job_states,
+    measured,
+    tokens_per_s,
+)
+from sweeper.points import METRICS, Estimate, Point, Sample
+from sweeper.records import SCHEMA
+
+__all__ = ["Frontier", "PlannedPoint", "frontier", "frontier_json"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """What seeds leave unexplained, in nats for val_loss and as a fraction (log) for tokens_per_s.
+
+    A difference below `smallest_resolved` is a tie; a true one of `minimum_detectable` is resolved with
+    80% probability. Both are for a typical pair; None without a noise estimate.
+    """
+
+    residual_sd: float | None
+    degrees_of_freedom: int
+    paired: bool
+    smallest_resolved: float | None
+    minimum_detectable: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossDifference:
+    """Mean loss of config `b` less that of config `a`, paired by seed, with its 95% interval."""
+
+    a: str
+    b: str
+    labels: tuple[str, str]
+    difference: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFrontier:
+    """The points measured on one kind of device, fastest first, and what can be said about them.
+
+    `hypervolume` (nats × tokens/s) lies between the frontier and `reference`, the worst value of each
+    objective among the points. `gap` is the worst less the best mean loss; it is picked after looking, so
+    its interval is narrower than it should be. `incomplete` names planned points without a result.
+    """
+
+    device: str
+    seeds: tuple[int, ...]
+    points: tuple[Point, ...]
+    noise: Mapping[str, Noise]
+    hypervolume: float
+    reference: Mapping[str, float]
+    ties: tuple[LossDifference, ...]
+    gap: LossDifference | None
+    incomplete: tuple[str, ...]
+    left_out: Mapping[str, int]
+    held_equal: str
+    doubts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frontier:
+    """What a study found under one profile. `jobs` counts planned jobs by state."""
+
+    study: str
+    profile: str
+    objectives: Mapping[str, str]
+    planned: int
+    jobs: Mapping[str, int]
+    frontiers: tuple[DeviceFrontier, ...]
+    doubts: tuple[str, ...]
+
+
+def frontier(
+    records: Iterable[Record],
+    *,
+    study: str,
+    profile: str,
+    planned: Sequence[PlannedPoint],
+    objectives: Mapping[str, str],
+    seeds: int | None = None,
+) -> Frontier:
+    """The frontier of each kind of device that measured at least one of the `planned` points.
+
+    `records` are ledger lines; those of ids not planned are ignored. `seeds` is how many each config should
+    have, None to go by what was asked. Raises UsageError for an objective that isn't supported.
+    """
+    for name, direction in objectives.items():
+        if name not in METRICS or direction not in ("min", "max"):
+            raise UsageError(
+                f"objective {name}: {direction} is not supported yet: use val_loss: min or tokens_per_s: max"
+            )
+    records = list(records)
+    states = job_states(records, planned, seeds)
+    planned_labels = _labelled(planned)
+    frontiers = [_device_frontier(m, planned_labels, objectives) for m in measured(records, planned) if m.finals]
+    return Frontier(
+        study=study,
+        profile=profile,
+        objectives=dict(objectives),
+        planned=len(planned),
+        jobs=dict(Counter(state.state for state in states)),
+        frontiers=tuple(frontiers),
+        doubts=study_doubts(states, [point.config for point in planned]),
+    )
+
+
+def _labelled(planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, str]:
+    rows = [{**p.config.to_dict(), "batch_size": p.execution.batch_size} for p in planned]
+    return dict(zip(planned, labels(rows), strict=True))
+
+
+def _device_frontier(
+    m: Measured, planned_labels: Mapping[PlannedPoint, str], objectives: Mapping[str, str]
+) -> DeviceFrontier:
+    configs = [point.config for point in planned_labels]
+    fits = _fits(m, [point.probe_id for point in planned_labels])
+    several = Counter(point.config.config_id for point in planned_labels)
+    points = [
+        _point(p, label, m, fits, shared=several[p.config.config_id] > 1)
+        for p, label in planned_labels.items()
+        if p.config.config_id in fits["val_loss"].treatments and p.probe_id in fits["tokens_per_s"].treatments
+    ]
+    points.sort(key=lambda point: -point.objectives["tokens_per_s"].mean)
+    judged = judge(points, fits, objectives)
+    volume, reference = hypervolume(judged, objectives)
+    differences = _loss_differences(judged, fits["val_loss"])
+    have = {(point.config_id, point.probe_id) for point in points}
+    return DeviceFrontier(
+        device=m.device,
+        seeds=tuple(sorted({record["seed"] for record in m.finals})),
+        points=judged,
+        noise={name: _noise(one) for name, one in fits.items()},
+        hypervolume=volume,
+        reference=reference,
+        ties=tuple(d for d in differences if d.low is not None and d.low <= 0),
+        gap=max(differences, key=lambda d: d.difference, default=None),
+        incomplete=tuple(label for p, label in planned_labels.items() if (p.config.config_id, p.probe_id) not in have),
+        left_out=dict(m.left_out),
+        held_equal=held_equal(configs),
+        doubts=device_doubts(m, configs=configs, fits=fits),
+    )
+
+
+def _fits(m: Measured, probe_ids: Sequence[str]) -> dict[str, AdditiveFit]:
+    losses = [
+        Observation(treatment=r["config_id"], block=f"seed {r['seed']}", value=float(r["val_loss"])) for r in m.finals
+    ]
+    # Points that share a probe_id (they differ in the learning rate, say) share all its measurements.
+    speeds = [
+        Observation(
+            treatment=r["probe_id"],
+            block=f"seed {r['seed']}" if r["type"] == "final" else "probe",
+            value=math.log(speed),
+        )
+        for r in (*m.finals, *m.speeds)
+        if r["probe_id"] in probe_ids and (speed := tokens_per_s(r)) is not None
+    ]
+    return {"val_loss": fit(losses), "tokens_per_s": fit(speeds)}
+
+
+def _point(p: PlannedPoint, label: str, m: Measured, fits: Mapping[str, AdditiveFit], *, shared: bool) -> Point:
+    config_id, probe_id = p.config.config_id, p.probe_id
+    finals = sorted((r for r in m.finals if r["config_id"] == config_id), key=lambda r: int(r["seed"]))
+    at_probe = [r for r in (*m.finals, *m.speeds) if r["probe_id"] == probe_id]
+    speeds = [speed for r in at_probe if (speed := tokens_per_s(r)) is not None]
+    peaks = [r["peak_memory_bytes"] for r in at_probe if r.get("peak_memory_bytes") is not None]
+    loss, log_speed = fits["val_loss"].mean(config_id), fits["tokens_per_s"].mean(probe_id)
+    batch_size = p.execution.batch_size
+    return Point(
+        point_id=f"{config_id}@{batch_size}" if shared else config_id,
+        config_id=config_id,
+        probe_id=probe_id,
+        batch_size=batch_size,
+        label=label,
+        shape=p.config.shape.to_dict(),
+        recipe=p.config.recipe.to_dict(),
+        params=asdict(p.config.shape.params),
+        off_target=p.off_target,
+        objectives={
+            "val_loss": _estimate([r["val_loss"] for r in finals], loss.value, loss.low, loss.high),
+            "tokens_per_s": _estimate(
+                speeds,
+                math.exp(log_speed.value),
+                None if log_speed.low is None else math.exp(log_speed.low),
+                None if log_speed.high is None else math.exp(log_speed.high),
+            ),
+        },
+        samples=tuple(
+            Sample(
+                seed=r["seed"],
+                val_loss=r["val_loss"],
+                tokens_per_s=tokens_per_s(r) if r["probe_id"] == probe_id else None,
+            )
+            for r in finals
+        ),
+        peak_memory_bytes=max(peaks, default=None),
+        on_frontier=False,
+        standing="dominated",
+        tied_with=(),
+    )
+
+
+def _estimate(values: Sequence[float], mean: float, low: float | None, high: float | None) -> Estimate:
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Estimate(mean=mean, sd=sd, n=len(values), low=low, high=high)
+
+
+def _loss_differences(points: Sequence[Point], losses: AdditiveFit) -> list[LossDifference]:
+    """All pairs of configs, the better first, so that every difference is at least zero."""
+    one_each = {point.config_id: point for point in points}.values()
+    ordered = sorted(one_each, key=lambda point: point.objectives["val_loss"].mean)
+    differences = []
+    for a, b in combinations(ordered, 2):
+        d = losses.difference(b.config_id, a.config_id)
+        differences.append(
+            LossDifference(
+                a=a.config_id,
+                b=b.config_id,
+                labels=(a.label, b.label),
+                difference=d.value,
+                standard_error=d.standard_error,
+                low=d.low,
+                high=d.high,
+            )
+        )
+    return differences
+
+
+def _noise(one: AdditiveFit) -> Noise:
+    return Noise(
+        residual_sd=one.residual_sd,
+        degrees_of_freedom=one.degrees_of_freedom,
+        paired=one.paired,
+        smallest_resolved=one.smallest_resolved(),
+        minimum_detectable=one.minimum_detectable(),
+    )
+
+
+def frontier_json(found: Frontier) -> dict[str, Any]:
+    """`frontier.json` as plain values. `p_frontier` is null until it is computed."""
+    plain = asdict(found)
+    for one in plain["frontiers"]:
+        one["noise"] = {"confidence": CONFIDENCE, "power": POWER, **one["noise"]}
+        one["points"] = [{**point, "p_frontier": None} for point in one["points"]]
+    return {"schema": SCHEMA, **plain}

@@ -1,0 +1,86 @@
+"""Short names of points: what differs among them, and nothing else. And numbers as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_ABBREVIATIONS = {
+    "d_model": "d", "n_layers": "L", "ffn_hidden": "f", "n_heads": "h", "n_kv_heads": "kv",
+    "head_dim": "hd", "vocab_size": "V", "seq_len": "T", "batch_size": "b",
+}  # fmt: skip
+_FOLLOWS_FROM_OTHERS = ("n_heads", "n_kv_heads", "head_dim", "tokens", "tokens_per_step", "eval_tokens")
+"""Fields that usually follow from the others: shown only where the rest can't tell two points apart."""
+
+
+def labels(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One label per point, like "L6 f352", "d512 L8", "L6 f352 lr 0.003" or "L6 f352 b16".
+
+    A point is `{"shape": {…}, "recipe": {…}}`, with `"batch_size"` where the micro-batch is part of it.
+    """
+    rows = [_flat(point) for point in points]
+    if not rows:
+        return []
+    varying = [name for name in rows[0] if any(row.get(name) != rows[0][name] for row in rows)]
+    shown = [name for name in varying if name not in _FOLLOWS_FROM_OTHERS]
+    for name in varying:
+        if name not in shown and _distinct(rows, [*shown, name]) > _distinct(rows, shown):
+            shown.append(name)
+    shown = shown or ["d_model", "n_layers", "ffn_hidden"]
+    return [" ".join(_part(name, row[name]) for name in shown) for row in rows]
+
+
+def _flat(point: Mapping[str, Any]) -> dict[str, Any]:
+    shape, recipe = dict(point["shape"]), dict(point["recipe"])
+    optimizer = dict(recipe.pop("optimizer", {}))
+    recipe.pop("steps", None)
+    optimizer = {("optimizer" if name == "name" else name): value for name, value in optimizer.items()}
+    ordered = {name: shape[name] for name in _ABBREVIATIONS if name in shape}
+    return {**ordered, **shape, **recipe, **optimizer, "batch_size": point.get("batch_size")}
+
+
+def _distinct(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> int:
+    return len({tuple(str(row[name]) for name in names) for row in rows})
+
+
+def _part(name: str, value: Any) -> str:
+    if name == "tie_embeddings":
+        return "tied" if value else "untied"
+    if name in ("precision", "optimizer", "data"):
+        return str(value)
+    if name in _ABBREVIATIONS:
+        return f"{_ABBREVIATIONS[name]}{value}"
+    if isinstance(value, list | tuple):
+        return f"{name} {'/'.join(f'{item:g}' for item in value)}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{name} {short(value)}"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+
+
+def short(value: float, digits: int = 3) -> str:
+    """`value` to `digits` significant digits with k, M, G, T, P or E: 1234567 → "1.23M", 38200 → "38.2k"."""
+    number = float(f"{value:.{digits}g}")
+    for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            scaled = number / size
+            return f"{scaled:.{max(0, digits - len(str(int(abs(scaled)))))}f}{unit}"
+    return f"{number:g}"
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as "45 s", "12 min" or "3.4 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def gibibytes(value: float) -> str:
+    """`value` bytes as "512 MiB" or "7.5 GiB"."""
+    return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+
+
+def listed(items: Sequence[str], *, most: int = 6) -> str:
+    """ "a", "a and b", "a, b and c"; beyond `most` the rest is counted."""
+    if len(items) > most:
+        items = [*items[: most - 1], f"{len(items) - most + 1} others"]
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else "none"

@@ -1,0 +1,82 @@
+"""The append-only record of all that was asked and measured: one JSON object a line, on disk before it counts."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sweeper.errors import DamagedLedger, UsageError
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of the ledger, oldest first; none when there is no ledger yet.
+
+    A last line without its newline was cut off while it was written and never counted: it is left out.
+    Raises DamagedLedger for any other line that can't be read.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise DamagedLedger(f"{path}:{number}: not a JSON line ({error}); mend or remove this line") from None
+        if not isinstance(record, dict) or "type" not in record:
+            raise DamagedLedger(f"{path}:{number}: not a ledger record; mend or remove this line")
+        records.append(record)
+    return records
+
+
+class Ledger:
+    """The one writer of a ledger file. Holds `lock` until closed; a dead process holds nothing.
+
+    Raises UsageError when another driver writes here, DamagedLedger when the file can't be read.
+    """
+
+    def __init__(self, path: Path, *, lock: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = open(lock, "a", encoding="utf-8")  # noqa: SIM115  held as long as the ledger
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise UsageError(f"another sweeper run is writing to {path.parent}: wait for it, or use --out") from None
+        try:
+            self.records = read(path)
+            self._file = open(path, "ab")  # noqa: SIM115
+            self._drop_torn_line(path)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _drop_torn_line(self, path: Path) -> None:
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            self._file.truncate(whole)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record and wait until it is on disk. NaN and infinity are no JSON: ValueError."""
+        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let another driver write here."""
+        self._file.close()
+        self._lock.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,61 @@
+"""The values of a frontier's points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Standing = Literal["frontier", "tied", "dominated", "unresolved"]
+METRICS = ("val_loss", "tokens_per_s")
+"""What an objective can be: nats per token on held-out data, and training tokens per second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over `n` values and its 95% interval; `sd` is the values' own, None for one value.
+
+    The mean is adjusted for seeds that are missing (the plain mean where none is), and geometric for
+    tokens_per_s. `low` and `high` are None where one seed gives no estimate of the noise.
+    """
+
+    mean: float
+    sd: float | None
+    n: int
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One trial of a point. `tokens_per_s` is None where it trained at another micro-batch."""
+
+    seed: int
+    val_loss: float
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A config, or a config at a micro-batch where several are planned (`point_id` is then config_id@batch).
+
+    `standing` is "frontier" where no point beats it by the means, else "tied" or "dominated" as
+    `sweeper.dominance` tells them apart, or "unresolved" where there's no noise estimate to judge by.
+    `tied_with` holds point ids.
+    """
+
+    point_id: str
+    config_id: str
+    probe_id: str
+    batch_size: int
+    label: str
+    shape: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    params: Mapping[str, int]
+    off_target: float | None
+    objectives: Mapping[str, Estimate]
+    samples: tuple[Sample, ...]
+    peak_memory_bytes: int | None
+    on_frontier: bool
+    standing: Standing
+    tied_with: tuple[str, ...]

@@ -1,0 +1,131 @@
+"""Live progress: one refreshed block on a terminal, plain lines elsewhere. Fed with ledger records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from sweeper.records import Job
+from sweeper.search.driver import State
+
+
+class Progress:
+    """Observes a session. `jobs` are all wanted ones, `states` tells what has become of them now.
+
+    Time left is the mean seconds of the jobs of this run, so it is unknown until the first one ends.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        jobs: Mapping[str, Job],
+        states: Callable[[], Mapping[str, State]],
+        label: Callable[[Job], str],
+        at_a_time: int = 1,
+    ) -> None:
+        self._console, self._jobs, self._states, self._label = console, jobs, states, label
+        self._at_a_time = at_a_time
+        self._started: dict[str, float] = {}
+        self._durations: list[float] = []
+        self._current: dict[str, str] = {}
+        self._best: tuple[float, str] | None = None
+        self._finished = 0
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+
+    def note_earlier(self, records: list[dict[str, Any]]) -> None:
+        """Take the best loss so far from the records of earlier runs."""
+        for record in records:
+            if record["type"] == "final":
+                self._keep_best(record)
+
+    def observe(self, record: Mapping[str, Any]) -> None:
+        """Take in one ledger record and show what changed."""
+        job_id = record.get("trial_id") or record.get("probe_id") or ""
+        kind = record["type"]
+        if kind == "asked":
+            self._started[job_id] = time.monotonic()
+            self._current[job_id] = "starting"
+        elif kind == "rung":
+            self._current[job_id] = _rung_text(record)
+        else:
+            self._end(job_id, record)
+        if self._live:
+            self._live.update(self._block(), refresh=True)
+
+    def _end(self, job_id: str, record: Mapping[str, Any]) -> None:
+        self._current.pop(job_id, None)
+        seconds = time.monotonic() - self._started.pop(job_id, time.monotonic())
+        self._finished += 1
+        if record["type"] != "failed":
+            self._durations.append(seconds)
+            self._keep_best(record)
+        self._console.print(self._line(job_id, record, seconds), highlight=False)
+
+    def _keep_best(self, record: Mapping[str, Any]) -> None:
+        loss = record.get("val_loss")
+        job = self._jobs.get(record.get("trial_id", ""))
+        if loss is not None and job and record["status"] == "ok" and (self._best is None or loss < self._best[0]):
+            self._best = (loss, self._name(job))
+
+    def _line(self, job_id: str, record: Mapping[str, Any], seconds: float) -> Text:
+        job = self._jobs.get(job_id)
+        name = self._name(job) if job else job_id
+        if record["type"] == "failed":
+            return Text(f"  {name}: failed, attempt {record['attempt']} of 3: {record['error']}", style="red")
+        parts = [record["status"]] if record["status"] != "ok" else []
+        if record.get("val_loss") is not None:
+            parts.append(f"loss {record['val_loss']:.4f}")
+        if record.get("speed"):
+            parts.append(f"{record['speed']['tokens_per_s']:,.0f} tokens/s")
+        done = sum(state == "done" for state in self._states().values())
+        count = f"{min(len(self._jobs), done + (record['type'] != 'failed')):>3}/{len(self._jobs)}"
+        return Text(f"  {count}  {name}: {', '.join(parts)}  ({seconds:.0f} s)")
+
+    def _block(self) -> Text:
+        states = list(self._states().values())
+        left = sum(state in ("missing", "running") for state in states)
+        text = f"{states.count('done')} done, {len(self._current)} running, {left} left"
+        if failed := states.count("failed"):
+            text += f", {failed} failed"
+        if self._durations and left:
+            mean = sum(self._durations) / len(self._durations)
+            text += f"; about {_clock(mean * left / self._at_a_time)} to go"
+        if self._best:
+            text += f"; best loss {self._best[0]:.4f} ({self._best[1]})"
+        running = [f"\n  {self._name(self._jobs[i])}: {what}" for i, what in self._current.items() if i in self._jobs]
+        return Text(text + "".join(running))
+
+    def _name(self, job: Job) -> str:
+        name = self._label(job)
+        return f"{name} seed {job.seed}" if job.kind == "train" else f"{name} speed"
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+
+def _rung_text(record: Mapping[str, Any]) -> str:
+    total = record.get("of_tokens")
+    share = f"{record['tokens'] / total:.0%}, " if total else f"{record['tokens']:,} tokens, "
+    speed = f", {record['tokens_per_s']:,.0f} tokens/s" if record.get("tokens_per_s") else ""
+    return f"{share}training loss {record['loss']:.3f}{speed}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -1,0 +1,1 @@
+"""The result as people read it: terminal tables, figures, one HTML page."""

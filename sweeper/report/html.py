@@ -1,0 +1,173 @@
+"""The report: one page that needs nothing else, and the files beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sweeper.labels import duration, gibibytes, labels, short
+from sweeper.report import curves
+from sweeper.report.figures import frontier_png, frontier_svg
+from sweeper.report.tables import loss_interval, percent, speed_interval
+from sweeper.report.text import STANDINGS, answer, main_device, noise_sentences, plan_facts, plan_warnings
+from sweeper.run_folder import RunFolder, write_atomically
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from sweeper.frontier import Frontier
+
+MOST_PLAN_ROWS = 200
+
+
+def write_report(
+    folder: RunFolder,
+    *,
+    frontier: Frontier,
+    plan_json: Mapping[str, Any],
+    study: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    command: str = "",
+) -> None:
+    """Write `frontier.json`, `frontier.png` and `report.html` into `folder`, each whole or not at all.
+
+    `study` is the resolved YAML document. `command` is what reproduces the run; left out, it names the
+    study.
+    """
+    from sweeper.frontier import frontier_json
+
+    plain = frontier_json(frontier)
+    question = str(study.get("question") or "")
+    page = render(
+        frontier,
+        plan_json=plan_json,
+        study=study,
+        records=records,
+        command=command or f"sweeper run {folder.study.name} --profile {frontier.profile}",
+    )
+    write_atomically(folder.frontier, json.dumps(plain, indent=1, allow_nan=False) + "\n")
+    frontier_png(plain, folder.figure, question=question)
+    write_atomically(folder.report, page)
+
+
+def render(
+    found: Frontier,
+    *,
+    plan_json: Mapping[str, Any],
+    study: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    command: str,
+) -> str:
+    """The page as text. Every string of the study or the ledger is escaped."""
+    import yaml
+
+    from sweeper.frontier import frontier_json
+
+    plain = frontier_json(found)
+    finals = _planned_finals(plan_json, records)
+    return _template().render(
+        found=found,
+        question=study.get("question") or found.study,
+        answer=answer(found),
+        svg=frontier_svg(plain) if found.frontiers else "",
+        standings=STANDINGS,
+        noise={one.device: noise_sentences(one) for one in found.frontiers},
+        panels=curves.panels(_json_points(found, plain), finals),
+        curve=curves,
+        plan=plan_json,
+        plan_facts=plan_facts(plan_json),
+        plan_warnings=plan_warnings(plan_json),
+        plan_rows=_plan_rows(plan_json),
+        trials=_trials(plan_json, records),
+        environment=_environment(finals),
+        command=command,
+        study_yaml=yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True),
+    )
+
+
+def _template() -> jinja2.Template:
+    import jinja2
+
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("sweeper", "report/templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "short": short,
+        "percent": percent,
+        "loss": loss_interval,
+        "speed": speed_interval,
+        "duration": duration,
+        "gibibytes": gibibytes,
+    }
+    return templates.get_template("report.html.j2")
+
+
+def _json_points(found: Frontier, plain: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    if not found.frontiers:
+        return []
+    device = main_device(found).device
+    return next(list(one["points"]) for one in plain["frontiers"] if one["device"] == device)
+
+
+def _plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    configs = plan["configs"][:MOST_PLAN_ROWS]
+    return list(zip(labels(configs), configs, strict=True))
+
+
+def _planned_finals(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    planned = {config["config_id"] for config in plan["configs"]}
+    return [r for r in records if r["type"] == "final" and r["config_id"] in planned]
+
+
+def _trials(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row per planned trial with an outcome, the latest of each, in the order of the plan."""
+    order = {config["config_id"]: label for label, config in _plan_rows(plan)}
+    latest = {
+        r["trial_id"]: r
+        for r in records
+        if r["type"] in ("final", "failed") and "trial_id" in r and r["config_id"] in order
+    }
+    places = {config_id: i for i, config_id in enumerate(order)}
+    rows = sorted(latest.values(), key=lambda r: (places[r["config_id"]], r["seed"]))
+    return [
+        {
+            "label": order[r["config_id"]],
+            "place": places[r["config_id"]],
+            "seed": r["seed"],
+            "status": (r["status"] if r["type"] == "final" else "failed").replace("_", " "),
+            "why": r.get("error") or "; ".join(r.get("notes") or ()),
+            "val_loss": r.get("val_loss"),
+            "val_bpb": r.get("val_bpb"),
+            "tokens_per_s": (r.get("speed") or {}).get("tokens_per_s"),
+            "tokens": r.get("tokens"),
+            "seconds": sum((r.get("seconds") or {}).values()) or None,
+            "peak_memory_bytes": r.get("peak_memory_bytes"),
+            "trial_id": r["trial_id"],
+        }
+        for r in rows
+    ]
+
+
+def _environment(finals: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Each thing recorded of the environment with the values it took, most of them one."""
+    values: dict[str, dict[str, None]] = {}
+    for record in finals:
+        for name, value in _flat(record["environment"]).items():
+            values.setdefault(name, {})[value] = None
+    return [(name, list(seen)) for name, seen in values.items()]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= _flat(item, f"{prefix}{name} ")
+        elif item is not None:
+            text = ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
+            flat[prefix + name.replace("_", " ")] = text
+    return flat

@@ -1,0 +1,192 @@
+"""Terminal tables as rich renderables: what is planned, what is done, what was found. Nothing is printed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.labels import duration, gibibytes, labels, short
+from sweeper.records import SCHEMA
+from sweeper.report.text import STANDINGS, answer, noise_sentences, plan_facts, plan_warnings
+
+if TYPE_CHECKING:
+    from sweeper.frontier import DeviceFrontier, Frontier
+    from sweeper.observations import PlannedPoint, Record
+    from sweeper.points import Estimate
+
+WIDE = 110
+MOST_ROWS = 60
+_STYLES = {"frontier": "bold green", "tied": "cyan", "dominated": "dim", "unresolved": "yellow"}
+
+
+def _table(title: str, columns: Mapping[str, str]) -> Table:
+    """An open table; `columns` maps each header to its alignment."""
+    table = Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1),
+    )
+    for i, (header, justify) in enumerate(columns.items()):
+        table.add_column(header, justify=justify, no_wrap=i == 0 or justify == "right", overflow="fold")  # type: ignore[arg-type]
+    return table
+
+
+def frontier_table(one: DeviceFrontier, *, width: int = 80) -> Table:
+    """The points of one kind of device, fastest first. From 110 columns the shape has columns of its own."""
+    wide = width >= WIDE
+    shape = {"layers": "right", "width": "right", "FFN": "right", "trunk": "right"} if wide else {}
+    table = _table(
+        one.device,
+        {
+            "config": "left", **shape, "params": "right", "off": "right", "val loss": "right",
+            "seeds": "right", "tokens/s": "right", "standing": "left",
+        },
+    )  # fmt: skip
+    for point in one.points:
+        loss, speed = point.objectives["val_loss"], point.objectives["tokens_per_s"]
+        fields = [str(point.shape[name]) for name in ("n_layers", "d_model", "ffn_hidden")]
+        standing = STANDINGS[point.standing] if wide or point.standing != "tied" else "tied"
+        table.add_row(
+            Text(point.label),
+            *([*fields, short(point.params["trunk"])] if wide else []),
+            short(point.params["total"]),
+            percent(point.off_target),
+            loss_interval(loss),
+            str(loss.n),
+            speed_interval(speed),
+            Text(standing if wide else standing.replace("off frontier, unsure", "unsure")),
+            style=_STYLES[point.standing],
+        )
+    return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Summary:
+    found: Frontier
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        del console
+        yield Text("\n".join(answer(self.found)), style="bold")
+        for one in self.found.frontiers:
+            missing = [f"Without a result: {', '.join(one.incomplete)}."] if one.incomplete else []
+            yield Text()
+            yield frontier_table(one, width=options.max_width)
+            yield Text()
+            yield _sentences([*noise_sentences(one), *missing])
+            if one.doubts:
+                yield _sentences(one.doubts, bullet="! ", style="yellow")
+        if self.found.doubts:
+            yield _sentences(self.found.doubts, bullet="! ", style="yellow")
+
+
+def summary(found: Frontier) -> RenderableType:
+    """All of the result, as wide as the console: the answer, a table per kind of device, ties, noise, doubts."""
+    return _Summary(found=found)
+
+
+def _sentences(sentences: Sequence[str], *, bullet: str = "", style: str = "") -> Text:
+    return Text("\n".join(bullet + sentence for sentence in sentences), style=style)
+
+
+def loss_interval(loss: Estimate) -> str:
+    """ "1.562 ± 0.021", the mean and half of its 95% interval; "1.562" without one."""
+    return f"{loss.mean:.3f}" if loss.high is None else f"{loss.mean:.3f} ± {loss.high - loss.mean:.3f}"
+
+
+def speed_interval(speed: Estimate) -> str:
+    """ "38.2k ± 0.9k" tokens/s; the 95% interval is nearly symmetric, the wider side is shown."""
+    if speed.low is None or speed.high is None:
+        return short(speed.mean)
+    half, mean = max(speed.high - speed.mean, speed.mean - speed.low), short(speed.mean)
+    unit = mean[-1] if mean[-1].isalpha() else ""
+    size = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}.get(unit, 1.0)
+    decimals = len(mean.rstrip(unit).partition(".")[2])
+    return f"{mean} ± {half / size:.{decimals}f}{unit}"
+
+
+def percent(fraction: float | None) -> str:
+    """ "+1.2%", or "–" for None."""
+    return "–" if fraction is None else f"{100 * fraction:+.1f}%"
+
+
+def plan_table(plan: Mapping[str, Any]) -> Group:
+    """What `plan --json` holds: the feasible configs (beyond 60 the rest is counted), totals, what was dropped."""
+    configs = plan["configs"]
+    table = _table(
+        f"{plan['study']} · profile {plan['profile']}",
+        {
+            "config": "left", "params": "right", "trunk": "right", "off": "right", "FLOPs/token": "right",
+            "memory": "right", "time/trial": "right",
+        },
+    )  # fmt: skip
+    names = labels(configs)
+    for config, label in list(zip(configs, names, strict=True))[:MOST_ROWS]:
+        memory, seconds = config.get("memory_bytes"), config.get("seconds")
+        table.add_row(
+            Text(label),
+            short(config["params"]["total"], 4),
+            short(config["params"]["trunk"], 4),
+            percent(config.get("off_target")),
+            short(config["train_flops_per_token"]),
+            "–" if memory is None else gibibytes(memory),
+            "–" if seconds is None else duration(seconds),
+        )
+    if len(configs) > MOST_ROWS:
+        table.add_row(f"… {len(configs) - MOST_ROWS} more", *[""] * 6)
+    facts = [*plan_facts(plan), *(f"! {warning}" for warning in plan_warnings(plan))]
+    return Group(table, Text(), Text("\n".join(facts)))
+
+
+def status_json(
+    records: Iterable[Record], planned: Sequence[PlannedPoint], *, seeds: int | None = None
+) -> dict[str, Any]:
+    """What is done, running, failed and missing of every planned config, and why.
+
+    `{"schema": 1, "jobs": {state: count}, "configs": [{"config_id", "label", "done", "running", "failed",
+    "missing", "why": [one line a reason]}]}`. "running" is asked for without an outcome: running, or
+    interrupted. `seeds` is how many each config should have, None to go by what was asked.
+    """
+    from sweeper.observations import job_states
+
+    configs = list({point.config.config_id: point.config for point in planned}.values())
+    states = job_states(records, planned, seeds)
+    names = labels([config.to_dict() for config in configs])
+    rows = []
+    for config, label in zip(configs, names, strict=True):
+        own = [state for state in states if state.config_id == config.config_id]
+        n = Counter(state.state for state in own)
+        failed = [s for s in own if s.state not in ("ok", "asked", "missing")]
+        reasons = Counter((s.why or s.state.replace("_", " ")).splitlines()[0][:160] for s in failed)
+        rows.append(
+            {
+                "config_id": config.config_id,
+                "label": label,
+                "done": n["ok"],
+                "running": n["asked"],
+                "failed": len(failed),
+                "missing": n["missing"],
+                "why": [reason if k == 1 else f"{reason} (×{k})" for reason, k in reasons.items()],
+            }
+        )
+    return {"schema": SCHEMA, "jobs": dict(Counter(state.state for state in states)), "configs": rows}
+
+
+def status_table(status: Mapping[str, Any]) -> Table:
+    """The object of `status_json`, a line per config."""
+    done, jobs = status["jobs"].get("ok", 0), sum(status["jobs"].values())
+    columns = ("done", "running", "failed", "missing")
+    table = _table(f"{done} of {jobs} jobs done", {"config": "left", **dict.fromkeys(columns, "right"), "why": "left"})
+    for row in status["configs"]:
+        cells = [str(row[name] or "·") for name in columns]
+        table.add_row(Text(row["label"]), *cells, Text("; ".join(row["why"])), style="red" if row["failed"] else "")
+    return table

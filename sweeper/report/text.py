@@ -1,0 +1,163 @@
+"""The result in sentences: what was found, how sure it is, what is tied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sweeper.labels import duration, labels, listed, short
+
+if TYPE_CHECKING:
+    from sweeper.frontier import DeviceFrontier, Frontier
+    from sweeper.points import Point
+
+STANDINGS = {
+    "frontier": "frontier",
+    "tied": "tied with frontier",
+    "dominated": "dominated",
+    "unresolved": "off frontier, unsure",
+}
+"""A standing as a reader sees it."""
+
+
+def answer(found: Frontier) -> tuple[str, str]:
+    """Two sentences: which points are on the frontier or tied with it, and which losses are the same."""
+    if not any(one.points for one in found.frontiers):
+        return (
+            f"Nothing is known yet: none of the {found.planned} planned points has both a loss and a speed.",
+            "`sweeper status` says what is missing, `sweeper run` does it.",
+        )
+    one = main_device(found)
+    where = f" On {one.device}:" if len(found.frontiers) > 1 else ""
+    return f"{where} {_first(one)}".strip(), _second(one)
+
+
+def main_device(found: Frontier) -> DeviceFrontier:
+    """The kind of device with the most points: the one that the answer is about."""
+    return max(found.frontiers, key=lambda one: len(one.points))
+
+
+def _first(one: DeviceFrontier) -> str:
+    kept = [p for p in one.points if p.standing in ("frontier", "tied")]
+    counts = [p.params["total"] for p in one.points]
+    low, high = short(min(counts)), short(max(counts))
+    size = f"{low} parameters" if low == high else f"{low}–{high} parameters"
+    of = f"Of {len(one.points)} {_noun(one)} with {size}," if len(one.points) > 1 else f"At {size},"
+    if len(kept) == 1:
+        return f"{of} one is on the frontier: {_described(kept[0])}."
+    n_tied = sum(p.standing == "tied" for p in kept)
+    tied = " or tied with it" if n_tied else ""
+    best = min(kept, key=lambda p: p.objectives["val_loss"].mean)
+    ends = f"from {_described(kept[0])} to {_described(best)}"
+    return f"{of} {len(kept)} are on the quality/speed frontier{tied}: {ends}."
+
+
+def _noun(one: DeviceFrontier) -> str:
+    return "shapes" if len({str(p.shape) for p in one.points}) == len(one.points) else "points"
+
+
+def _described(point: Point) -> str:
+    loss, speed = point.objectives["val_loss"], point.objectives["tokens_per_s"]
+    return f"{point.label} ({short(speed.mean)} tokens/s, loss {loss.mean:.3f})"
+
+
+def _second(one: DeviceFrontier) -> str:
+    noise = one.noise["val_loss"]
+    n_configs = len({p.config_id for p in one.points})
+    seeds = f"{len(one.seeds)} seed{'s' if len(one.seeds) != 1 else ''}"
+    if noise.smallest_resolved is None:
+        if n_configs == 1:
+            return "A single config has nothing to be compared with."
+        return f"With {seeds} no difference can be told from noise: the order may be chance."
+    groups = tie_groups(one)
+    threshold = f"{noise.smallest_resolved:.3f} nats"
+    if not groups:
+        return f"All differences in loss are resolved: at {seeds} noise explains no more than {threshold}."
+    largest = max(groups, key=len)
+    return (
+        f"{listed(largest, most=8)} can't be told apart in loss: "
+        f"differences below {threshold} are within noise at {seeds}."
+    )
+
+
+def tie_groups(one: DeviceFrontier) -> list[tuple[str, ...]]:
+    """Labels of configs of which any two are tied in loss: as large as they get, best loss first.
+
+    Being tied isn't transitive, so one config can stand in several groups.
+    """
+    tied = {frozenset((tie.a, tie.b)) for tie in one.ties}
+    by_loss = sorted({p.config_id: p for p in one.points}.values(), key=lambda p: p.objectives["val_loss"].mean)
+    groups: list[list[Point]] = []
+    for i, first in enumerate(by_loss):
+        group = [first]
+        for other in by_loss[i + 1 :]:
+            if all(frozenset((p.config_id, other.config_id)) in tied for p in group):
+                group.append(other)
+        ids = {p.config_id for p in group}
+        if len(group) > 1 and not any(ids <= {p.config_id for p in known} for known in groups):
+            groups.append(group)
+    return [tuple(p.label for p in group) for group in groups]
+
+
+def noise_sentences(one: DeviceFrontier) -> list[str]:
+    """The gap, the ties, the noise and the minimum detectable difference, one sentence or two each."""
+    noise, sentences = one.noise["val_loss"], []
+    gap = one.gap
+    if gap is not None and gap.standard_error:
+        sentences.append(
+            f"Best to worst: {gap.labels[0]} is {gap.difference:.3f} ± {gap.standard_error:.3f} nats below "
+            f"{gap.labels[1]} (± standard error, paired by seed; "
+            f"{gap.difference / gap.standard_error:.1f} times it)."
+        )
+    groups = tie_groups(one)
+    if groups:
+        sentences.append("Tied in loss: " + "; ".join(listed(group, most=8) for group in groups) + ".")
+    sentences.extend(_tied_with_frontier(one))
+    if noise.residual_sd is not None:
+        sentences.append(
+            f"Noise: a trial's loss scatters by {noise.residual_sd:.3f} nats (sd, "
+            f"{noise.degrees_of_freedom} degrees of freedom). A difference below "
+            f"{noise.smallest_resolved or 0:.3f} is a tie; a true one of "
+            f"{noise.minimum_detectable or 0:.3f} would be found 8 times in 10."
+        )
+    speed = one.noise["tokens_per_s"]
+    if speed.smallest_resolved is not None:
+        sentences.append(f"Speeds less than {speed.smallest_resolved:.1%} apart are tied too.")
+    sentences.append(one.held_equal)
+    return sentences
+
+
+def _tied_with_frontier(one: DeviceFrontier) -> list[str]:
+    label = {p.point_id: p.label for p in one.points}
+    return [
+        f"{p.label} is tied with the frontier: {listed([label[i] for i in p.tied_with])} "
+        f"{'are' if len(p.tied_with) > 1 else 'is'} not shown to beat it."
+        for p in one.points
+        if p.standing == "tied"
+    ]
+
+
+def plan_facts(plan: Mapping[str, Any]) -> list[str]:
+    """Of `plan --json`'s object: what is feasible, what was dropped and why, and what all trials cost."""
+    lattice, totals, examples = plan["lattice"], plan.get("totals") or {}, plan.get("messages") or {}
+    facts = [f"{lattice['feasible']} of {lattice['points']} points of the lattice are feasible."]
+    for reason, count in lattice.get("dropped", {}).items():
+        example = f" (such as: {examples[reason]})" if reason in examples else ""
+        facts.append(f"Dropped {count}: {reason}{example}.")
+    if totals:
+        facts.append(
+            f"{totals['trials']} trials ({totals['configs']} configs × {totals['seeds']} seeds): "
+            f"{short(totals['tokens'])} tokens, {short(totals['train_flops'])} FLOPs, "
+            f"about {duration(totals['seconds'])} on one device."
+        )
+    return facts
+
+
+def plan_warnings(plan: Mapping[str, Any]) -> list[str]:
+    """The configs' warnings, each once with the configs that it is about; without them where it's all."""
+    about: dict[str, list[str]] = {}
+    for config, label in zip(plan["configs"], labels(plan["configs"]), strict=True):
+        for warning in config.get("warnings", ()):
+            about.setdefault(warning, []).append(label)
+    everyone = len(plan["configs"])
+    return [warning if len(names) == everyone else f"{listed(names)}: {warning}" for warning, names in about.items()]

@@ -1,0 +1,148 @@
+"""Layers of a study: the file, a profile over it, `--set` over both; and the one-of groups between fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from sweeper.errors import Fault
+from sweeper.study.nodes import Node
+from sweeper.study.schema import OptimizerFields
+
+Path = tuple[str, ...]
+
+SHAPE_GROUPS = (
+    ("n_layers",),
+    ("d_model",),
+    ("n_heads", "head_dim"),
+    ("n_kv_heads", "kv_groups"),
+    ("ffn_hidden", "ffn_ratio"),
+    ("vocab_size",),
+    ("tie_embeddings",),
+)
+TRIAL_GROUPS = (
+    ("tokens", "flops", "tokens_per_param"),
+    ("tokens_per_step", "grad_accum_steps"),
+    ("seq_len",),
+    ("batch_size",),
+    ("precision",),
+    ("data",),
+)
+OPTIMIZER_AXES = tuple(
+    f"optimizer.{name}" for name in OptimizerFields.model_fields if name not in ("name", "parametrization")
+)
+SHAPE_AXES = tuple(name for group in SHAPE_GROUPS for name in group)
+TRIAL_AXES = tuple(name for group in TRIAL_GROUPS for name in group)
+AXES = (*SHAPE_AXES, *TRIAL_AXES, *OPTIMIZER_AXES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One member of a one-of group: the paths that set it, and those that mean nothing without it."""
+
+    paths: tuple[Path, ...]
+    beside: tuple[Path, ...] = ()
+
+
+Group = tuple[Choice, ...]
+
+
+def place_of_axis(axis: str) -> Path:
+    """Where the field of an axis stands when it is fixed: `n_layers` → model, `optimizer.lr` → trial."""
+    if axis in SHAPE_AXES:
+        return ("model", axis)
+    return ("trial", *axis.split(".", 1))
+
+
+def _groups() -> Iterator[Group]:
+    optimizer = tuple((name,) for name in OPTIMIZER_AXES)
+    for names in (*SHAPE_GROUPS, *TRIAL_GROUPS, *optimizer):
+        choices = []
+        for name in names:
+            beside: tuple[Path, ...] = (("model", "multiple_of"),) if name == "ffn_ratio" else ()
+            choices += [Choice(paths=(place_of_axis(name),), beside=beside)]
+            choices += [Choice(paths=(("axes", name),), beside=beside)]
+        yield tuple(choices)
+    params = ("budget", "params")
+    yield (
+        Choice(paths=((*params, "target"), (*params, "tolerance"))),
+        Choice(paths=((*params, "min"), (*params, "max"))),
+    )
+    yield (Choice(paths=(("objectives", "val_loss"),)), Choice(paths=(("objectives", "val_bpb"),)))
+
+
+GROUPS: tuple[Group, ...] = tuple(_groups())
+
+
+def _given(layer: Node, choice: Choice) -> list[Node]:
+    nodes = [layer.get(*path) for path in choice.paths]
+    return [node for node in nodes if node is not None and node.value is not None]
+
+
+def conflicts(layer: Node) -> Iterator[Fault]:
+    """A fault at each member of a one-of group after the first that one layer sets."""
+    for group in GROUPS:
+        given = [min(nodes, key=lambda node: node.key_at) for c in group if (nodes := _given(layer, c))]
+        given.sort(key=lambda node: node.key_at)
+        for second in given[1:]:
+            yield second.key_fault(f"{given[0].path} is given too; keep one of the two")
+
+
+def merged(base: Node, over: Node) -> Node:
+    """`over` on top of `base`: mappings merge, all else replaces, null removes, one-of groups replace."""
+    for group in GROUPS:
+        chosen = [choice for choice in group if _given(over, choice)]
+        if chosen:
+            kept = {path for choice in chosen for path in (*choice.paths, *choice.beside)}
+            for choice in group:
+                for path in (*choice.paths, *choice.beside):
+                    base = base if path in kept else _without(base, path)
+    return _over(base, over, ())
+
+
+def _without(node: Node, path: Path) -> Node:
+    child = node.get(path[0])
+    if child is None:
+        return node
+    items = dict(node.items())
+    if len(path) == 1:
+        del items[path[0]]
+    else:
+        items[path[0]] = _without(child, path[1:])
+    return node.with_items(items)
+
+
+def _over(base: Node, over: Node, path: Path) -> Node:
+    if not isinstance(base.value, dict) or not isinstance(over.value, dict):
+        return without_nulls(over)
+    items = dict(base.value)
+    if path[:1] == ("axes",) and len(path) == 2:
+        if {_form(base), _form(over)} == {"solve", "range"}:
+            return without_nulls(over)
+        for one, other in (("step", "log"), ("log", "step")):
+            if one in over.value and over.value[one].value is not None:
+                items.pop(other, None)
+    for key, child in over.value.items():
+        if child.value is None:
+            items.pop(key, None)
+        elif key in items:
+            items[key] = _over(items[key], child, (*path, key))
+        else:
+            items[key] = without_nulls(child)
+    return base.with_items(items)
+
+
+def _form(axis: Node) -> str:
+    if "solve" in axis.items():
+        return "solve"
+    return "range" if {"from", "to", "step", "log"} & set(axis.items()) else ""
+
+
+def without_nulls(node: Node) -> Node:
+    """The tree without keys whose value is null. A null in a list stays, for the schema to refuse."""
+    if isinstance(node.value, dict):
+        items = {key: without_nulls(child) for key, child in node.value.items() if child.value is not None}
+        return node.with_items(items)
+    if isinstance(node.value, list):
+        return replace(node, value=[without_nulls(child) for child in node.value])
+    return node

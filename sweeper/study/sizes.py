@@ -1,0 +1,140 @@
+"""Numbers as people write them: `180M`, `4k`, `1.5B`, `16GiB`, `2%`, `1e-4`; and the bounds of a field."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+Kind = Literal["count", "bytes", "fraction"]
+
+_UNITS: dict[str, tuple[Kind, Decimal]] = {
+    "k": ("count", Decimal(10**3)),
+    "M": ("count", Decimal(10**6)),
+    "G": ("count", Decimal(10**9)),
+    "B": ("count", Decimal(10**9)),
+    "T": ("count", Decimal(10**12)),
+    "KiB": ("bytes", Decimal(2**10)),
+    "MiB": ("bytes", Decimal(2**20)),
+    "GiB": ("bytes", Decimal(2**30)),
+    "TiB": ("bytes", Decimal(2**40)),
+    "%": ("fraction", Decimal("0.01")),
+}
+_NUMBER = r"[-+]?(?:[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?"
+_QUANTITY = re.compile(rf"({_NUMBER})\s*([A-Za-z%]*)")
+_EXAMPLES: dict[Kind, str] = {
+    "count": "4096, 4k or 180M",
+    "bytes": "16GiB",
+    "fraction": "0.02, 2% or 1e-4",
+}
+
+
+def quantity(text: str, *, kind: Kind) -> Decimal:
+    """The exact value of a number with a unit of `kind` (`bytes` in bytes, `2%` as 0.02).
+
+    Raises ValueError, saying what would be right, for anything else, a bare number in quotes included.
+    """
+    match = _QUANTITY.fullmatch(text.strip()) if len(text) <= 60 else None
+    if match is None:
+        raise ValueError(f"{shown(text)} is no number; write one like {_EXAMPLES[kind]}")
+    number, unit = match.groups()
+    if not unit:
+        raise ValueError(f"{shown(text)} is text; write {number} without quotes")
+    if unit not in _UNITS:
+        near = [known for known in _UNITS if known.lower() == unit.lower() and _UNITS[known][0] == kind]
+        hint = f"write {number}{near[0]}" if near else f"write a number like {_EXAMPLES[kind]}"
+        raise ValueError(f"{unit} in {shown(text)} is no unit; {hint}")
+    unit_kind, factor = _UNITS[unit]
+    if unit_kind != kind:
+        raise ValueError(f"{unit} in {shown(text)} doesn't fit here; write a number like {_EXAMPLES[kind]}")
+    return Decimal(number.replace("_", "")) * factor
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: short, on one line, printable."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = repr(value) if isinstance(value, str) else f"{value}"
+    return text if len(text) <= 60 else text[:57] + "…'"
+
+
+def _number(value: Any, *, kind: Kind) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{shown(value)} is no number; write one like {_EXAMPLES[kind]}")
+    if isinstance(value, str):
+        return quantity(value, kind=kind)
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no finite number; write one like {_EXAMPLES[kind]}")
+    return Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """Field metadata for pydantic: a whole number from `low` to `high`, also as `180M`."""
+
+    low: int = 1
+    high: int = 10**15
+
+    def parse(self, value: Any) -> int:
+        """`value` as an int. Raises ValueError saying what would be right."""
+        number = _number(value, kind="count")
+        if number > self.high:
+            raise ValueError(f"{shown(value)} is too large; at most {self.high}")
+        if number < self.low:
+            raise ValueError(f"{shown(value)} is too small; at least {self.low}")
+        if number != int(number):
+            raise ValueError(f"{shown(value)} is not whole; nearest are {int(number)} and {int(number) + 1}")
+        return int(number)
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        number = {"type": "number", "multipleOf": 1, "minimum": self.low, "maximum": self.high}
+        return {"anyOf": [number, {"type": "string", "pattern": rf"^{_NUMBER}\s*[kMGBT]$"}]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Real:
+    """Field metadata for pydantic: a number from `low` (or `above` it) to `below`, in units of `kind`."""
+
+    low: float = 0.0
+    above: bool = False
+    below: float = math.inf
+    kind: Kind = "fraction"
+
+    def parse(self, value: Any) -> float:
+        """`value` as a float. Raises ValueError saying what would be right."""
+        number = float(_number(value, kind=self.kind))
+        if number < self.low or (self.above and number <= self.low):
+            bound = "more than" if self.above else "at least"
+            raise ValueError(f"{shown(value)} is too small; {bound} {self.low:g}")
+        if not math.isfinite(number):
+            raise ValueError(f"{shown(value)} is too large")
+        if number >= self.below:
+            raise ValueError(f"{shown(value)} is too large; less than {self.below:g}{self._percent(number)}")
+        return number
+
+    def _percent(self, number: float) -> str:
+        meant = self.kind == "fraction" and 1 <= number < 100 and self.below == 1
+        return f" (did you mean {number:g}%?)" if meant else ""
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        number: dict[str, Any] = {"type": "number", "exclusiveMinimum" if self.above else "minimum": self.low}
+        if math.isfinite(self.below):
+            number["exclusiveMaximum"] = self.below
+        units = "[kMGBT]" if self.kind == "count" else "%"
+        # Editors that follow YAML 1.1 hand on 1e-4 as text, hence the optional unit.
+        return {"anyOf": [number, {"type": "string", "pattern": rf"^{_NUMBER}\s*{units}?$"}]}

@@ -1,0 +1,215 @@
+"""A study under way: plan, ledger, Driver, tracker and report put together, for any runner."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+
+from sweeper.errors import JobsFailed, UsageError
+from sweeper.labels import labels
+from sweeper.ledger import Ledger, read
+from sweeper.observations import PlannedPoint
+from sweeper.planning.plan import Plan, plan_json
+from sweeper.progress import Progress
+from sweeper.records import Config, Execution, Job, event_from_record
+from sweeper.run_folder import RunFolder, write_atomically
+from sweeper.search import make_strategy
+from sweeper.search.driver import Driver
+from sweeper.session import Session
+from sweeper.study.schema import LoadedStudy
+
+if TYPE_CHECKING:
+    from sweeper.frontier import Frontier
+
+Record = Mapping[str, Any]
+Runner = Callable[[Session], None]
+DRAIN_SECONDS = 60.0
+DRAIN_SECONDS_INTERRUPTED = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRun:
+    """A study, its plan and its folder."""
+
+    loaded: LoadedStudy
+    plan: Plan
+    folder: RunFolder
+
+    def driver(self) -> Driver:
+        """A Driver that has been told nothing yet."""
+        study = self.loaded.study
+        executions: dict[str, Sequence[Execution]] = {
+            planned.config.config_id: planned.executions for planned in self.plan.configs
+        }
+        strategy = make_strategy(
+            study.search.method,
+            [planned.config for planned in self.plan.configs],
+            trials=study.search.trials,
+            seed=study.search.seed,
+        )
+        path = self.loaded.data_path
+        return Driver(
+            strategy,
+            seeds=study.trial.seeds,
+            executions=lambda config: executions[config.config_id],
+            data_path=str(path) if path else None,
+        )
+
+    def replayed(self, records: Sequence[Record]) -> Driver:
+        """A Driver that knows what the ledger knows."""
+        driver = self.driver()
+        for record in records:
+            if (event := event_from_record(record)) is not None:
+                driver.tell(event)
+        return driver
+
+    def points(self, driver: Driver) -> list[PlannedPoint]:
+        """The points that the study asks for: a config each, or one per micro-batch where that is an axis."""
+        asked = {job.config.config_id for job in driver.jobs.values()}
+        return [
+            PlannedPoint(config=planned.config, execution=execution, off_target=planned.off_target)
+            for planned in self.plan.configs
+            if planned.config.config_id in asked
+            for execution in planned.executions
+        ]
+
+    def labeller(self) -> Callable[[Job], str]:
+        """Short names of jobs: what differs among the study's configs and micro-batches, nothing else."""
+        points: list[tuple[Config, Execution]] = [
+            (planned.config, execution) for planned in self.plan.configs for execution in planned.executions
+        ]
+        names = labels([{**config.to_dict(), "batch_size": execution.batch_size} for config, execution in points])
+        by_probe = {
+            (config.config_id, execution.batch_size): name
+            for (config, execution), name in zip(points, names, strict=True)
+        }
+        return lambda job: by_probe.get((job.config.config_id, job.execution.batch_size), job.config.config_id)
+
+    def run(self, runner: Runner, *, console: Console, tracking_uri: str, at_a_time: int) -> list[dict[str, Any]]:
+        """Do what is missing. Returns the ledger's records. KeyboardInterrupt leaves everything whole."""
+        from sweeper.tracking import Tracker
+
+        self.write_study()
+        study = self.loaded.study
+        with Ledger(self.folder.ledger, lock=self.folder.lock) as ledger:
+            driver = self.replayed(ledger.records)
+            console.print(_census(driver, ledger.records), highlight=False)
+            with Tracker(
+                uri=tracking_uri,
+                experiment=study.name,
+                folder=self.folder,
+                profile=self.loaded.profile,
+                description=study.question,
+            ) as tracker:
+                tracker.catch_up(ledger.records)
+                try:
+                    if "missing" in driver.states().values():
+                        self._drive(driver, ledger, runner, console, tracker.observe, at_a_time)
+                except KeyboardInterrupt:
+                    tracker.close(interrupted=True, timeout=DRAIN_SECONDS_INTERRUPTED)
+                    raise
+                records = read(self.folder.ledger)
+                self.write_report(records)
+                tracker.log_artifacts()
+                tracker.close(timeout=DRAIN_SECONDS)
+                if tracker.warning:
+                    console.print(tracker.warning, style="yellow", highlight=False)
+        return records
+
+    def _drive(
+        self,
+        driver: Driver,
+        ledger: Ledger,
+        runner: Runner,
+        console: Console,
+        track: Callable[[Record], None],
+        at_a_time: int,
+    ) -> None:
+        progress = Progress(console, jobs=driver.jobs, states=driver.states, label=self.labeller(), at_a_time=at_a_time)
+        progress.note_earlier(ledger.records)
+        with progress:
+            runner(Session(driver, ledger, observers=(track, progress.observe)))
+
+    def write_study(self) -> None:
+        """Write study.yaml as resolved, and plan.json."""
+        text = yaml.safe_dump(dict(self.loaded.resolved), sort_keys=False, allow_unicode=True)
+        write_atomically(self.folder.study, text)
+        write_atomically(self.folder.plan, json.dumps(plan_json(self.plan), indent=2) + "\n")
+
+    def write_report(self, records: Sequence[Record]) -> Frontier:
+        """Write frontier.json, frontier.png and report.html from the ledger; returns the frontier."""
+        from sweeper.frontier import frontier
+        from sweeper.report.html import write_report
+
+        study = self.loaded.study
+        result = frontier(
+            records,
+            study=study.name,
+            profile=self.loaded.profile,
+            planned=self.points(self.replayed(records)),
+            objectives=study.objectives,
+            seeds=study.trial.seeds,
+        )
+        write_report(
+            self.folder,
+            frontier=result,
+            plan_json=plan_json(self.plan),
+            study=self.loaded.resolved,
+            records=records,
+            command=f"sweeper run {self.loaded.file} --profile {self.loaded.profile}",
+        )
+        return result
+
+    def raise_if_failed(self, records: Sequence[Record]) -> None:
+        """JobsFailed when a job failed three times, naming each and why."""
+        driver = self.replayed(records)
+        failed = [job_id for job_id, state in driver.states().items() if state == "failed"]
+        if failed:
+            name = self.labeller()
+            why = {r.get("trial_id") or r.get("probe_id"): r["error"] for r in records if r["type"] == "failed"}
+            lines = [f"  {name(driver.jobs[i])} seed {driver.jobs[i].seed}: {why.get(i, '')}" for i in failed]
+            raise JobsFailed(
+                f"{len(failed)} of {len(driver.jobs)} jobs failed three times (logs in {self.folder.logs}):\n"
+                + "\n".join(lines)
+            )
+
+
+def _census(driver: Driver, records: Sequence[Record]) -> str:
+    """What of the ledger still applies, in one line."""
+    settled = {
+        record.get("trial_id") or record["probe_id"] for record in records if record["type"] in ("final", "speed")
+    }
+    kept = settled & set(driver.jobs)
+    stale = settled - set(driver.jobs)
+    missing = [job_id for job_id, state in driver.states().items() if state == "missing"]
+    parts = [f"{len(missing)} jobs to do"] if not settled else [f"{len(kept)} kept", f"{len(missing)} to do"]
+    if stale:
+        parts.append(f"{len(stale)} no longer asked (kept in the ledger)")
+    return ", ".join(parts)
+
+
+def set_aside(folder: RunFolder) -> Path | None:
+    """Rename a folder that has a ledger, so that the study starts anew; None when there was nothing."""
+    if not folder.ledger.exists():
+        return None
+    with _sole_driver(folder):
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        aside = folder.root.with_name(f"{folder.root.name}.{stamp}")
+        if aside.exists():
+            raise UsageError(f"{aside} exists already: try again in a second")
+        folder.root.rename(aside)
+    return aside
+
+
+@contextmanager
+def _sole_driver(folder: RunFolder) -> Iterator[None]:
+    with Ledger(folder.ledger, lock=folder.lock):
+        yield

@@ -1,0 +1,25 @@
+"""What all tests share: no user's caches are touched, one compile cache for the whole run."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+CACHES = Path(tempfile.gettempdir()) / f"sweeper-tests-{os.getuid()}"
+os.environ.setdefault("SWEEPER_CACHE_DIR", str(CACHES / "data"))
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHES / "inductor"))
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+@pytest.fixture(autouse=True)
+def _own_tracking(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def pytest_ignore_collect(collection_path):
+    """Tests for a CUDA device are collected only where there is one, so that nothing is called green unseen."""
+    import torch
+
+    return True if collection_path.name == "gpu" and not torch.cuda.is_available() else None

@@ -1,0 +1,268 @@
+"""The ledger's projection in a real SQLite store of MLflow."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.ledger import Ledger, read
+from sweeper.records import Failed, Job, Rung
+from sweeper.run_folder import RunFolder
+from sweeper.session import Session
+from sweeper.tracking import WRITTEN, Tracker
+from tests.fakes import FakeSession, make_final, make_job
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, with SQLAlchemy 2.1
+
+LONG = 60.0
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store without runs; making one takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    with tracker(f"sqlite:///{folder / 'mlflow.db'}", RunFolder(root=folder)) as one:
+        one.close(timeout=LONG)
+        assert one.warning is None
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def uri(empty_store: Path, tmp_path: Path) -> str:
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder.of(out=tmp_path / "runs", study="depth", profile="cpu")
+    folder.root.mkdir(parents=True)
+    folder.study.write_text("name: depth\nquestion: deep or wide?\nbudget: {params: {target: 500000}}\n")
+    folder.plan.write_text("{}")
+    return folder
+
+
+def tracker(uri: str, folder: RunFolder) -> Tracker:
+    return Tracker(uri=uri, experiment="depth", folder=folder, profile="cpu", description="deep or wide?")
+
+
+def run_jobs(folder: RunFolder, jobs: list[Job], *observers: Callable[[Any], None], until: Job | None = None) -> None:
+    """Ask for `jobs` and tell their outcomes; leaves `until` asked, as a killed driver does."""
+    with Ledger(folder.ledger, lock=folder.lock) as ledger:
+        session = Session(FakeSession(jobs), ledger, observers=observers)  # type: ignore[arg-type]
+        while isinstance(job := session.ask(), Job):
+            session.tell(Rung(job=job, tokens=1024, loss=5.0, tokens_per_s=1e5))
+            if job == until:
+                return
+            session.tell(make_final(job))
+
+
+def contents(uri: str) -> dict[str, Any]:
+    """All that the store holds, read with MLflow's own client: by trial_id, the parent as ''."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("depth")
+    runs = client.search_runs([experiment.experiment_id])
+    found = {}
+    for run in runs:
+        trial_id = run.data.tags.get("sweeper.trial_id", "")
+        assert trial_id not in found, "two runs of one trial"
+        history = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+        found[trial_id] = {
+            "id": run.info.run_id,
+            "name": run.info.run_name,
+            "status": run.info.status,
+            "times": (run.info.start_time, run.info.end_time),
+            "params": run.data.params,
+            "tags": run.data.tags,
+            "metrics": {k: [(m.step, m.value, m.timestamp) for m in points] for k, points in history.items()},
+            "artifacts": {file.path for file in client.list_artifacts(run.info.run_id)},
+        }
+    return found
+
+
+def test_a_study_is_one_parent_with_a_child_per_trial(uri: str, folder: RunFolder, tmp_path: Path, capfd) -> None:
+    jobs = [make_job(seed) for seed in range(3)]
+    with tracker(uri, folder) as one:
+        one.catch_up([])
+        run_jobs(folder, jobs, one.observe)
+        one.log_artifacts()
+        one.close(timeout=LONG)
+        assert one.warning is None
+    assert capfd.readouterr() == ("", "")
+    found = contents(uri)
+    assert found.keys() == {"", *(job.trial_id for job in jobs)}
+    parent, child = found[""], found[jobs[1].trial_id]
+    assert {run["status"] for run in found.values()} == {"FINISHED"}
+    assert child["tags"]["mlflow.parentRunId"] == parent["id"]
+    assert child["name"] == "L2 d96 f352 · seed 1"
+    assert child["params"]["params.total"] == "276960"
+    assert [step for step, *_ in child["metrics"]["train_loss"]] == [1024, 51200, 102400]
+    assert child["metrics"]["val_loss"][0][:2] == (102400, 1.51)
+    assert child["metrics"]["rung_loss"][0][:2] == (1024, 5.0)
+    assert parent["tags"]["mlflow.note.content"] == "deep or wide?"
+    assert parent["params"]["budget.params.target"] == "500000"
+    assert [value for _, value, _ in parent["metrics"]["trials.done"]] == [1, 2, 3]
+    assert parent["artifacts"] == {"study.yaml", "plan.json"}
+    assert (tmp_path / "runs" / "mlartifacts" / "depth" / parent["id"] / "artifacts" / "study.yaml").exists()
+
+
+def test_projecting_twice_changes_nothing(uri: str, folder: RunFolder) -> None:
+    from mlflow import MlflowClient
+
+    with tracker(uri, folder) as one:
+        run_jobs(folder, [make_job(seed) for seed in range(2)], one.observe)
+        one.close(timeout=LONG)
+    before = contents(uri)
+    for run in before.values():  # as after a kill between the points and the count of them
+        MlflowClient(tracking_uri=uri).delete_tag(run["id"], WRITTEN)
+    for _ in range(2):
+        with tracker(uri, folder) as one:
+            one.catch_up(read(folder.ledger))
+            one.close(timeout=LONG)
+            assert one.warning is None
+    after = contents(uri)
+    before[""].pop("times")  # the parent ends when the last run of the study does
+    after[""].pop("times")
+    assert after == before
+
+
+def test_an_interrupted_trial_is_killed_and_goes_on_in_its_own_run(uri: str, folder: RunFolder) -> None:
+    first, second = make_job(0), make_job(1)
+    dead = tracker(uri, folder)  # never closed: its driver was killed
+    run_jobs(folder, [first, second], dead.observe, until=second)
+    assert dead.drain(LONG)
+    killed = contents(uri)
+    assert (killed[""]["status"], killed[second.trial_id]["status"]) == ("RUNNING", "RUNNING")
+    with open(folder.ledger, "a") as file:
+        file.write('{"type": "final", "torn')
+    with tracker(uri, folder) as one:
+        one.catch_up(read(folder.ledger))
+        assert one.drain(LONG)
+        assert contents(uri)[second.trial_id]["status"] == "KILLED"
+        run_jobs(folder, [second], one.observe)
+        one.close(timeout=LONG)
+    after = contents(uri)
+    assert {trial: run["id"] for trial, run in after.items()} == {trial: run["id"] for trial, run in killed.items()}
+    assert {run["status"] for run in after.values()} == {"FINISHED"}
+    assert after[first.trial_id] == killed[first.trial_id]
+
+
+def test_ctrl_c_leaves_nothing_running(uri: str, folder: RunFolder) -> None:
+    job = make_job()
+
+    def interrupted() -> None:
+        with tracker(uri, folder) as one:
+            run_jobs(folder, [job], one.observe, until=job)
+            assert one.drain(LONG)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert {run["status"] for run in contents(uri).values()} == {"KILLED"}
+
+
+def test_a_moved_folder_keeps_its_runs(uri: str, folder: RunFolder, tmp_path: Path) -> None:
+    with tracker(uri, folder) as one:
+        run_jobs(folder, [make_job(0)], one.observe)
+        one.close(timeout=LONG)
+    before = contents(uri)
+    moved = RunFolder(root=tmp_path / "elsewhere")
+    folder.root.rename(moved.root)
+    with tracker(uri, moved) as one:
+        one.catch_up(read(moved.ledger))
+        one.close(timeout=LONG)
+    after = contents(uri)
+    assert {key: run["id"] for key, run in after.items()} == {key: run["id"] for key, run in before.items()}
+    assert after[""]["tags"]["sweeper.folder"] == str(moved.root)
+
+
+def test_another_micro_batch_or_a_failure_does_not_block_a_trial(uri: str, folder: RunFolder) -> None:
+    job = make_job()
+    bigger = Job.from_dict({**job.to_dict(), "execution": {"batch_size": 8, "compile": False}, "attempt": 2})
+    with Ledger(folder.ledger, lock=folder.lock) as ledger, tracker(uri, folder) as one:
+        session = Session(FakeSession([job, bigger]), ledger, observers=[one.observe])  # type: ignore[arg-type]
+        session.ask()
+        session.tell(Failed(job=job, error="it died", traceback="…"))
+        assert one.drain(LONG)
+        assert contents(uri)[job.trial_id]["status"] == "FAILED"
+        session.ask()
+        session.tell(make_final(bigger))
+        one.close(timeout=LONG)
+        assert one.warning is None
+    assert contents(uri)[job.trial_id]["status"] == "FINISHED"
+
+
+def test_a_store_that_is_away_stops_nothing_and_is_said(tmp_path: Path, folder: RunFolder) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    start = time.monotonic()
+    with tracker(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}", folder) as one:
+        run_jobs(folder, [make_job(seed) for seed in range(20)], one.observe)
+        one.log_artifacts()
+        assert time.monotonic() - start < 2
+        one.close(timeout=3)
+    assert one.warning is not None
+    assert "catches up" in one.warning
+    assert "\n" not in one.warning
+
+
+def test_a_store_that_comes_back_gets_everything(empty_store: Path, folder: RunFolder, tmp_path: Path) -> None:
+    home, ready = tmp_path / "store", tmp_path / "ready"
+    (tmp_path / "file").write_text("not a folder")
+    home.symlink_to(tmp_path / "file")
+    ready.mkdir()
+    shutil.copy(empty_store, ready / "mlflow.db")
+    with tracker(f"sqlite:///{home / 'mlflow.db'}", folder) as one:
+        run_jobs(folder, [make_job(0)], one.observe)
+        assert not one.drain(2)
+        (tmp_path / "link").symlink_to(ready)
+        (tmp_path / "link").replace(home)
+        one.close(timeout=LONG)
+        assert one.warning is None
+    assert contents(f"sqlite:///{home / 'mlflow.db'}")[make_job(0).trial_id]["status"] == "FINISHED"
+
+
+def test_a_locked_store_is_waited_for(uri: str, folder: RunFolder, tmp_path: Path) -> None:
+    with tracker(uri, folder) as one:
+        lock = sqlite3.connect(tmp_path / "runs" / "mlflow.db", isolation_level=None)
+        lock.execute("BEGIN EXCLUSIVE")
+        run_jobs(folder, [make_job(0)], one.observe)
+        assert not one.drain(1)
+        lock.execute("COMMIT")
+        lock.close()
+        one.close(timeout=LONG)
+        assert one.warning is None
+    assert len(contents(uri)) == 2
+
+
+def test_observing_goes_on_while_draining(uri: str, folder: RunFolder) -> None:
+    jobs = [make_job(seed) for seed in range(12)]
+    with tracker(uri, folder) as one:
+        driver = threading.Thread(target=run_jobs, args=(folder, jobs, one.observe))
+        driver.start()
+        while driver.is_alive():
+            one.drain(0.05)
+        driver.join()
+        one.close(timeout=LONG)
+        assert one.warning is None
+    found = contents(uri)
+    assert len(found) == 13
+    assert all(len(run["metrics"]["train_loss"]) == 3 for trial, run in found.items() if trial)
+
+
+def test_a_record_that_is_no_record_is_left_out_and_said(uri: str, folder: RunFolder) -> None:
+    with tracker(uri, folder) as one:
+        one.observe({"type": "final", "trial_id": "x"})
+        run_jobs(folder, [make_job(0)], one.observe)
+        one.close(timeout=LONG)
+    assert one.warning is not None
+    assert contents(uri)[make_job(0).trial_id]["status"] == "FINISHED"

@@ -1,0 +1,160 @@
+"""The Driver asks for each job once, in order; failures are tried three times; resume is a replay."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.shape import derive
+from sweeper.ledger import Ledger
+from sweeper.records import Config, Done, Execution, Failed, Final, Job, Optimizer, Recipe, Rung, Speed, Wait
+from sweeper.search import make_strategy
+from sweeper.search.driver import MAX_ATTEMPTS, Driver
+from sweeper.session import Session
+
+RECIPE = Recipe(
+    data="python-stdlib", steps=10, seq_len=32, tokens_per_step=128, precision="fp32", optimizer=Optimizer(),
+    eval_tokens=1024,
+)  # fmt: skip
+
+
+def configs(count):
+    return [
+        Config(
+            shape=derive({"n_layers": n + 1, "d_model": 64, "vocab_size": 256, "tie_embeddings": True}), recipe=RECIPE
+        )
+        for n in range(count)
+    ]
+
+
+def driver(count=3, *, seeds=2, batch_sizes=(4,), method="grid", trials=None):
+    strategy = make_strategy(method, configs(count), trials=trials, seed=0)
+    ladder = tuple(Execution(batch_size=size, compile=False) for size in batch_sizes)
+    return Driver(strategy, seeds=seeds, executions=lambda config: ladder)
+
+
+def final(job, status="ok"):
+    return Final(
+        job=job, status=status, val_loss=1.0, val_bpb=None, curve=(), tokens=0, seconds={}, speed=None,
+        peak_memory_bytes=None, environment={},
+    )  # fmt: skip
+
+
+def outcome(job):
+    if job.kind == "train":
+        return final(job)
+    return Speed(job=job, status="ok", speed=None, peak_memory_bytes=None, seconds={}, environment={})
+
+
+def run_to_end(machine):
+    asked = []
+    while isinstance(job := machine.ask(), Job):
+        asked.append(job)
+        machine.tell(outcome(job))
+    assert isinstance(job, Done)
+    return asked
+
+
+def test_seeds_are_outermost_so_that_configs_are_compared_early():
+    asked = run_to_end(driver(3, seeds=2))
+    assert [(job.config.shape.n_layers, job.seed) for job in asked] == [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (3, 1)]
+
+
+def test_several_micro_batches_cost_probes_and_never_a_training():
+    asked = run_to_end(driver(2, seeds=2, batch_sizes=(1, 2, 4)))
+    kinds = Counter(job.kind for job in asked)
+    assert kinds == {"speed": 2 * 3, "train": 2 * 2}
+    assert [job.kind for job in asked[:6]] == ["speed"] * 6
+    assert {job.execution.batch_size for job in asked if job.kind == "speed"} == {1, 2, 4}
+
+
+def test_a_failed_job_is_tried_three_times_in_all():
+    machine = driver(1, seeds=1)
+    attempts = []
+    while isinstance(job := machine.ask(), Job):
+        attempts.append(job.attempt)
+        machine.tell(Failed(job=job, error="boom"))
+    assert attempts == [1, 2, 3] == list(range(1, MAX_ATTEMPTS + 1))
+    assert list(machine.states().values()) == ["failed"]
+
+
+@pytest.mark.parametrize("status", ["out_of_memory", "diverged"])
+def test_a_bad_outcome_is_an_outcome(status):
+    machine = driver(1, seeds=1)
+    machine.tell(final(machine.ask(), status))
+    assert isinstance(machine.ask(), Done)
+    assert list(machine.states().values()) == ["done"]
+
+
+def test_wait_while_the_last_job_runs_and_take_it_again_if_it_fails():
+    machine = driver(1, seeds=1)
+    job = machine.ask()
+    assert isinstance(machine.ask(), Wait)
+    machine.tell(Rung(job=job, tokens=1, loss=2.0))
+    assert isinstance(machine.ask(), Wait)
+    machine.tell(Failed(job=job, error="boom"))
+    assert machine.ask().attempt == 2
+
+
+def test_what_is_not_asked_any_more_is_ignored():
+    wide, narrow = driver(3, seeds=1), driver(2, seeds=1)
+    stranger = next(job for job in wide.jobs.values() if job.config.shape.n_layers == 3)
+    narrow.tell(final(stranger))
+    assert len(run_to_end(narrow)) == 2
+
+
+def test_random_is_a_sample_without_repeats_that_grows_in_place():
+    def chosen(trials):
+        return [job.config.config_id for job in run_to_end(driver(20, seeds=1, method="random", trials=trials))]
+
+    assert len(set(chosen(7))) == 7
+    assert chosen(12)[:7] == chosen(7)
+    assert chosen(7) != [config.config_id for config in configs(20)][:7]
+    assert len(chosen(50)) == 20
+
+
+@given(seed=st.integers(0, 10_000), concurrency=st.integers(1, 5))
+def test_any_interleaving_with_kills_gives_every_job_exactly_one_outcome(tmp_path_factory, seed, concurrency):
+    """A simulated world: jobs end in any order, fail at times, and the driver's process dies at any moment."""
+    rng = random.Random(seed)
+    folder = tmp_path_factory.mktemp("world")
+    finals = Counter()
+    failures = Counter()
+    wanted = set(driver(4, seeds=2).jobs)
+    for _life in range(50):
+        with Ledger(folder / "ledger.jsonl", lock=folder / ".lock") as ledger:
+            machine = driver(4, seeds=2)
+            session = Session(machine, ledger)
+            running = []
+            while True:
+                while len(running) < concurrency and isinstance(answer := session.ask(), Job):
+                    assert answer.job_id not in {job.job_id for job in running}
+                    running.append(answer)
+                if not running or rng.random() < 0.1:
+                    break
+                job = running.pop(rng.randrange(len(running)))
+                if rng.random() < 0.2:
+                    failures[job.job_id] += 1
+                    session.tell(Failed(job=job, error="boom"))
+                else:
+                    finals[job.job_id] += 1
+                    session.tell(final(job))
+            if not running:
+                break
+    assert all(count == 1 for count in finals.values())
+    assert all(failures[job_id] == 3 for job_id in wanted - set(finals))
+    assert all(count <= 3 for count in failures.values())
+
+
+def test_asked_is_in_the_ledger_before_the_job_is_handed_out(tmp_path):
+    with Ledger(tmp_path / "ledger.jsonl", lock=tmp_path / ".lock") as ledger:
+        seen = []
+        session = Session(driver(1, seeds=1), ledger, observers=[seen.append])
+        job = session.ask()
+        written = (tmp_path / "ledger.jsonl").read_text()
+        assert job.trial_id in written
+        assert seen[0]["type"] == "asked"
+        assert Job.from_dict(seen[0]["job"]) == job
+        assert seen[0]["time"].endswith("+00:00")

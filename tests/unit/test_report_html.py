@@ -1,0 +1,187 @@
+"""The figure and the page: there, whole, self-contained, and safe with hostile names."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from frontier_fakes import LOSSES, OBJECTIVES, SPEEDS, config, environment, final, plan, study
+from PIL import Image
+from test_report_tables import plan_json
+
+from sweeper.frontier import frontier, frontier_json
+from sweeper.report.figures import frontier_png, frontier_svg
+from sweeper.report.html import render, write_report
+from sweeper.report.placement import place_labels
+from sweeper.run_folder import RunFolder
+
+HOSTILE = "<script>alert(1)</script> $\\frac{ & \"quote\" 'x' {{ 7*7 }} 深"
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects tags and text, and checks that tags close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def size(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+def found(planned, records, name="depth-vs-ffn"):
+    return frontier(records, study=name, profile="cpu", planned=planned, objectives=OBJECTIVES)
+
+
+def page(planned, records, *, question="Deep or wide?", name="depth-vs-ffn", command="sweeper run x.yaml"):
+    return render(
+        found(planned, records, name), plan_json={**plan_json(planned), "study": name},
+        study={"name": name, "question": question}, records=records, command=command,
+    )  # fmt: skip
+
+
+def test_everything_a_reader_needs_is_on_the_page():
+    planned, records = study(LOSSES, SPEEDS)
+    text = " ".join(Page(page(planned, records, command="sweeper run studies/a.yaml --profile cpu")).text.split())
+    for words in ("Deep or wide?", "can't be told apart in loss", "tied with frontier", "would be found 8 times in 10",
+                  "params: too far off the budget", "data fingerprint", "f00d", "2.13.0", "Held equal: tokens",
+                  "sweeper run studies/a.yaml --profile cpu", "question: Deep or wide?"):  # fmt: skip
+        assert words in text
+    assert len(re.findall(r"<polyline", page(planned, records))) == 21, "one loss curve per trial"
+    assert len(re.findall(r'data-value="\d+" title="', page(planned, records))) == 21, "one row per trial"
+
+
+def test_the_page_needs_nothing_from_elsewhere():
+    planned, records = study(LOSSES, SPEEDS)
+    text = page(planned, records)
+    parsed = Page(text)
+    assert not {"link", "img", "iframe", "object", "embed"} & set(parsed.tags)
+    loaded = [value for name, value in parsed.attributes if name in ("src", "href", "xlink:href", "data", "action")]
+    assert all(value.startswith("#") for value in loaded)
+    assert "@import" not in text
+    assert not re.findall(r"url\((?!#)", text)
+    assert not re.findall(r"https?://", text)
+
+
+def test_hostile_names_stay_text():
+    planned = plan([config(1, 16, data=HOSTILE), config(2, 16, data=HOSTILE + "2")])
+    env = environment(device=HOSTILE, driver=HOSTILE)
+    records = [
+        {**final(p, s, 1.5 + 0.1 * s, environment=env, notes=(HOSTILE,)), "device": HOSTILE}
+        for p in planned
+        for s in (0, 1)
+    ]
+    text = page(planned, records, question=HOSTILE, name=HOSTILE, command=HOSTILE)
+    parsed = Page(text)
+    assert parsed.tags.count("script") == 1, "the page's own"
+    assert "<script>alert" not in text
+    assert "{{ 7*7 }}" in parsed.text
+    assert HOSTILE in parsed.text
+
+
+def test_a_study_with_nothing_measured_has_a_page_and_a_figure(tmp_path):
+    planned, _ = study(LOSSES, SPEEDS)
+    assert "Nothing is known yet" in Page(page(planned, [])).text
+    frontier_png(frontier_json(found(planned, [])), tmp_path / "x.png")
+    assert size(tmp_path / "x.png") == (960, 840)
+
+
+def test_failed_and_diverged_trials_are_listed_with_their_reason():
+    planned, records = study({1: 1.7, 3: 1.5}, {1: 4e4, 3: 3e4})
+    records.append(final(planned[0], 2, None, None, status="diverged", notes=("loss was NaN at step 7",)))
+    text = Page(page(planned, records)).text
+    assert "loss was NaN at step 7" in text
+    assert "diverged" in text
+
+
+def test_write_report_leaves_three_whole_files(tmp_path):
+    planned, records = study(LOSSES, SPEEDS)
+    folder = RunFolder.of(out=tmp_path, study="depth-vs-ffn", profile="cpu")
+    for _ in range(2):
+        write_report(
+            folder, frontier=found(planned, records), plan_json=plan_json(planned),
+            study={"name": "depth-vs-ffn", "question": "?"}, records=records,
+        )  # fmt: skip
+    assert sorted(p.name for p in folder.root.iterdir()) == ["frontier.json", "frontier.png", "report.html"]
+    assert json.loads(folder.frontier.read_text()) == json.loads(json.dumps(frontier_json(found(planned, records))))
+    assert "sweeper run study.yaml --profile cpu" in Page(folder.report.read_text()).text
+
+
+def test_the_png_has_its_size_and_is_drawn_on(tmp_path):
+    planned, records = study(LOSSES, SPEEDS)
+    frontier_png(frontier_json(found(planned, records)), tmp_path / "f.png", question=HOSTILE)
+    assert size(tmp_path / "f.png") == (960, 840)
+    with Image.open(tmp_path / "f.png") as image:
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    for colour in ((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00), (0x76, 0x76, 0x76)):
+        assert (abs(pixels.astype(int) - colour).sum(axis=1) < 12).sum() > 50, "each standing has its colour"
+
+
+def test_the_svg_is_well_formed_has_text_and_tooltips():
+    planned, records = study(LOSSES, SPEEDS)
+    result = found(planned, records)
+    root = ET.fromstring(frontier_svg(frontier_json(result)))
+    texts = {"".join(element.itertext()) for element in root.iter("text")}
+    titles = [element.text for element in root.iter("title")]
+    labels = [p.label for p in result.frontiers[0].points]
+    assert set(labels) <= texts
+    assert [title.partition(":")[0] for title in titles] == labels
+
+
+def test_two_devices_are_two_panels_and_wide_ranges_are_logarithmic(tmp_path):
+    planned, records = study({1: 1.7, 3: 1.5}, {1: 1e6, 3: 3e4})
+    records += [{**r, "device": "NVIDIA H200"} for r in records if r["type"] == "final"]
+    plain = frontier_json(found(planned, records))
+    frontier_png(plain, tmp_path / "f.png")
+    assert size(tmp_path / "f.png") == (960, 1560)
+    texts = {"".join(e.itertext()) for e in ET.fromstring(frontier_svg(plain)).iter("text")}
+    assert {"50k", "100k", "1M"} <= texts
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_do_not_overlap_each_other_or_markers(seed):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 3.6), dpi=100)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    axes = figure.add_subplot()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    points = [tuple(xy) for xy in np.random.default_rng(seed).uniform(0.1, 0.9, (10, 2))]
+    texts = [f"L{i} f{100 * i}" for i in range(10)]
+    place_labels(axes, anchors=points, texts=texts, colours=["k"] * 10, marks=points, segments=[], dots=[])
+    boxes = [t.get_window_extent(renderer) for t in axes.texts]
+    for i, a in enumerate(boxes):
+        assert not any(a.shrunk(0.95, 0.8).overlaps(b) for b in boxes[i + 1 :])
+        centres = axes.transData.transform(points)
+        assert not any(a.contains(x, y) for x, y in centres)
+        distances = [math.dist((min(max(x, a.x0), a.x1), min(max(y, a.y0), a.y1)), (x, y)) for x, y in centres]
+        assert int(np.argmin(distances)) == i, "a label is nearest to its own point"
