@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -255,17 +256,19 @@ def connected(address: str | None = None) -> Iterator[None]:
             "_temp_dir": str(scratch),
         }
         try:
-            ray.init(
-                address=address or "local",
-                namespace="sweeper",
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                runtime_env=runtime_env,
-                **({} if address else local),
-            )
+            with _interrupt_afterwards():
+                ray.init(
+                    address=address or "local",
+                    namespace="sweeper",
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                    runtime_env=runtime_env,
+                    **({} if address else local),
+                )
             yield
         finally:
-            ray.shutdown()
+            with _interrupt_afterwards():
+                ray.shutdown()
 
 
 def _folder_of(package: str) -> str:
@@ -273,6 +276,28 @@ def _folder_of(package: str) -> str:
     if spec is None or not spec.submodule_search_locations:
         raise SweeperError(f"the package {package} is not installed as a folder")
     return str(Path(next(iter(spec.submodule_search_locations))).absolute())
+
+
+@contextlib.contextmanager
+def _interrupt_afterwards() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block: a Ray half started crashes when it is shut down. A second doesn't."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    came: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        came.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.shape import FIELDS
 from sweeper import __version__
 from sweeper.errors import SweeperError, UsageError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from sweeper.study.schema import LoadedStudy
     from sweeper.study_run import StudyRun
 
-SHAPE_FLAGS = ("n_layers", "d_model", "n_heads", "n_kv_heads", "kv_groups", "head_dim", "ffn_hidden", "vocab_size")
+SHAPE_FLAGS = (*(name for name in FIELDS if name != "tie_embeddings"), "kv_groups")
 INTERRUPTED = 130
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from model.shape import Shape, ShapeError, derive
+from model.shape import FIELDS, Shape, ShapeError, derive
 from sweeper.errors import StudyFaults, UsageError
 from sweeper.records import SCHEMA
 from sweeper.study.loader import load
@@ -18,9 +18,7 @@ from sweeper.study.presets import PRESETS, layered
 from sweeper.study.schema import LoadedStudy
 
 DEFAULT_PRESET = "current"
-_GIVEN = (
-    "n_layers", "d_model", "n_heads", "n_kv_heads", "kv_groups", "head_dim", "ffn_hidden", "vocab_size", "tie_embeddings",
-)  # fmt: skip
+_GIVEN = (*FIELDS, "kv_groups")
 
 
 def shape_fields(flags: Mapping[str, Any]) -> Shape:

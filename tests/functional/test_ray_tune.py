@@ -176,9 +176,9 @@ except KeyboardInterrupt:
 """
 
 
-def start_driver(folder: Path) -> tuple[subprocess.Popen, psutil.Process]:
-    """A driver in a group of its own, and the worker process that computes for it."""
-    driver = subprocess.Popen(
+def launch(folder: Path) -> subprocess.Popen:
+    """A driver in a group of its own."""
+    return subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(folder)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -187,6 +187,11 @@ def start_driver(folder: Path) -> tuple[subprocess.Popen, psutil.Process]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def start_driver(folder: Path) -> tuple[subprocess.Popen, psutil.Process]:
+    """A driver, and the worker process that computes for it."""
+    driver = launch(folder)
     mark = folder / "pid.json"
     deadline = time.monotonic() + 60
     while not (mark.exists() and mark.read_text()):
@@ -205,6 +210,17 @@ def test_ctrl_c_ends_a_busy_run_within_ten_seconds(tmp_path: Path) -> None:
     assert output == "told 0\n"
     _, alive = psutil.wait_procs(family, timeout=3)
     assert alive == []
+
+
+def test_ctrl_c_while_ray_starts(tmp_path: Path) -> None:
+    driver = launch(tmp_path)
+    while not (children := psutil.Process(driver.pid).children()):
+        time.sleep(0.05)
+    time.sleep(1)
+    os.killpg(driver.pid, signal.SIGINT)
+    output, _ = driver.communicate(timeout=15)
+    assert (driver.returncode, output) == (130, "told 0\n")
+    assert psutil.wait_procs(children, timeout=3)[1] == []
 
 
 def test_a_killed_driver_takes_its_workers_along(tmp_path: Path) -> None:

@@ -1,0 +1,225 @@
+"""`sweeper run` as a user meets it: whole, again, edited, interrupted, killed. Real training, real Ray, real MLflow."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from sweeper.ledger import read
+
+STUDY = """\
+name: tiny
+question: Is this road whole?
+model: {{vocab_size: 256, head_dim: 16, n_kv_heads: 1, tie_embeddings: true, ffn_hidden: 64}}
+axes:
+  n_layers: [1, 2]
+  d_model: [32, 48]
+budget:
+  params: {{min: 10k, max: 60k}}
+trial:
+  data: text
+  tokens: {tokens}
+  seq_len: 64
+  tokens_per_step: 256
+  batch_size: {batch_size}
+  precision: fp32
+  compile: false
+  seeds: {seeds}
+  eval_tokens: 4096
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    for number in range(30):
+        lines = "".join(f"line {i} of file {number}: {i * number}\n" for i in range(400))
+        (text / f"{number}.txt").write_text(lines)
+    return tmp_path
+
+
+def write_study(place, *, tokens="5k", seeds=2, batch_size=4, edit=None):
+    text = STUDY.format(tokens=tokens, seeds=seeds, batch_size=batch_size)
+    (place / "tiny.yaml").write_text(edit(text) if edit else text)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "sweeper", *arguments]
+
+
+def sweeper(place, *arguments, expect=0):
+    done = subprocess.run(command(*arguments), cwd=place, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def folder(place):
+    return place / "runs" / "tiny" / "full"
+
+
+def ledger(place):
+    return read(folder(place) / "ledger.jsonl")
+
+
+def finals(place):
+    return [record for record in ledger(place) if record["type"] == "final"]
+
+
+def mlflow_runs(place):
+    client = MlflowClient(f"sqlite:///{place / 'runs' / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    return client, parents, children
+
+
+def test_a_study_is_run_once_and_leaves_all_it_promises(place):
+    write_study(place)
+    said = sweeper(place, "run", "tiny.yaml")
+    assert "8 jobs to do" in said
+    for name in ("study.yaml", "plan.json", "ledger.jsonl", "frontier.json", "frontier.png", "report.html"):
+        assert (folder(place) / name).stat().st_size > 0, name
+    records = finals(place)
+    assert [record["status"] for record in records] == ["ok"] * 8
+    plan = json.loads((folder(place) / "plan.json").read_text())
+    assert all(10_000 <= config["params"]["total"] <= 60_000 for config in plan["configs"])
+    assert len(list((folder(place) / "logs").iterdir())) == 8
+    client, (parent,), children = mlflow_runs(place)
+    assert parent.info.status == "FINISHED"
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    by_trial = {run.data.tags["sweeper.trial_id"]: run for run in children}
+    for record in records:
+        run = by_trial[record["trial_id"]]
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["val_loss"] == pytest.approx(record["val_loss"])
+        assert run.data.params["n_layers"] == str(record["shape"]["n_layers"])
+    names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert {"study.yaml", "plan.json", "frontier.json", "frontier.png", "report.html"} <= names
+    frontier = json.loads((folder(place) / "frontier.json").read_text())
+    assert len(frontier["frontiers"][0]["points"]) == 4
+
+    before = (folder(place) / "ledger.jsonl").read_bytes()
+    assert "8 kept, 0 to do" in sweeper(place, "run", "tiny.yaml")
+    assert (folder(place) / "ledger.jsonl").read_bytes() == before
+    _, (again,), same = mlflow_runs(place)
+    assert again.info.run_id == parent.info.run_id
+    assert {run.info.run_id for run in same} == {run.info.run_id for run in children}
+
+    status = json.loads(sweeper(place, "status", "tiny.yaml", "--json"))
+    assert status["jobs"] == {"ok": 8}
+    written = json.loads(sweeper(place, "report", str(folder(place)), "--json"))
+    assert written["frontiers"][0]["points"] == frontier["frontiers"][0]["points"]
+
+
+def test_an_edited_study_keeps_what_still_applies(place):
+    write_study(place, seeds=1)
+    sweeper(place, "run", "tiny.yaml", "--runner", "in-process")
+    kept = {record["trial_id"] for record in finals(place) if record["shape"]["n_layers"] == 2}
+    write_study(place, seeds=1, edit=lambda text: text.replace("n_layers: [1, 2]", "n_layers: [2, 3]"))
+    said = sweeper(place, "run", "tiny.yaml", "--runner", "in-process")
+    assert "2 kept, 2 to do, 2 no longer asked (kept in the ledger)" in said
+    counts = Counter(record["trial_id"] for record in finals(place))
+    assert set(counts.values()) == {1}
+    assert len(counts) == 6
+    assert kept < set(counts)
+    points = json.loads((folder(place) / "frontier.json").read_text())["frontiers"][0]["points"]
+    assert {point["shape"]["n_layers"] for point in points} == {2, 3}
+    said = sweeper(place, "run", "tiny.yaml", "--runner", "in-process", "--fresh", "--set", "axes.n_layers=[3]")
+    assert "the earlier results are now in" in said
+    assert len(finals(place)) == 2
+    (aside,) = [path for path in folder(place).parent.iterdir() if path.name.startswith("full.")]
+    assert len(read(aside / "ledger.jsonl")) > 0
+
+
+def test_micro_batches_as_an_axis_share_one_training(place):
+    write_study(place, seeds=1, edit=lambda text: text.replace("  batch_size: 4\n", "").replace(
+        "  n_layers: [1, 2]\n", "  n_layers: [1]\n  batch_size: [1, 2, 4]\n"))  # fmt: skip
+    sweeper(place, "run", "tiny.yaml", "--runner", "in-process")
+    kinds = Counter(record["type"] for record in ledger(place) if record["type"] in ("final", "speed"))
+    assert kinds == {"final": 2, "speed": 6}
+    points = json.loads((folder(place) / "frontier.json").read_text())["frontiers"][0]["points"]
+    assert {point["batch_size"] for point in points} == {1, 2, 4}
+    losses = {(point["config_id"], point["objectives"]["val_loss"]["mean"]) for point in points}
+    assert len(losses) == 2
+    assert len({point["objectives"]["tokens_per_s"]["mean"] for point in points}) == 6
+
+
+def wait_for_finals(place, process, count):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (folder(place) / "ledger.jsonl").exists() and len(finals(place)) >= count:
+            return
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    pytest.fail("no trial ended in time")
+
+
+@pytest.mark.parametrize("kill_after", [1, 3])
+def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(place, kill_after):
+    write_study(place, tokens="30k")
+    process = subprocess.Popen(
+        command("run", "tiny.yaml"), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    with process:
+        wait_for_finals(place, process, kill_after)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        process.stdout.close()
+    before = finals(place)
+    assert kill_after <= len(before) < 8
+    sweeper(place, "run", "tiny.yaml")
+    after = finals(place)
+    assert after[: len(before)] == before
+    assert Counter(record["trial_id"] for record in after) == Counter({r["trial_id"]: 1 for r in after})
+    assert len(after) == 8
+    _, (parent,), children = mlflow_runs(place)
+    assert Counter(run.data.tags["sweeper.trial_id"] for run in children) == {r["trial_id"]: 1 for r in after}
+    assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
+
+
+def test_ctrl_c_ends_in_time_with_the_ledger_whole(place):
+    write_study(place, tokens="30k")
+    process = subprocess.Popen(
+        command("run", "tiny.yaml"), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    with process:
+        wait_for_finals(place, process, 1)
+        start = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    content = (folder(place) / "ledger.jsonl").read_bytes()
+    assert content.endswith(b"\n")
+    _, (parent,), children = mlflow_runs(place)
+    assert "RUNNING" not in {run.info.status for run in [parent, *children]}
+
+
+def test_a_failing_trial_is_tried_three_times_and_named(place):
+    write_study(place, seeds=1)
+    broken = "import runners.training\ndef boom(self):\n    raise ValueError('planted')\nrunners.training.Training.step = boom\n"
+    script = f"{broken}from sweeper.cli import main\nraise SystemExit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "run", "tiny.yaml", "--runner", "in-process"],
+        cwd=place, capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "4 of 4 jobs failed three times" in done.stderr
+    assert "planted" in done.stderr
+    failures = Counter(record["trial_id"] for record in ledger(place) if record["type"] == "failed")
+    assert set(failures.values()) == {3}
+    assert "Traceback" in (folder(place) / "logs" / f"{next(iter(failures))}.log").read_text()
+    assert Path(folder(place) / "report.html").exists()
