@@ -25,7 +25,7 @@ fmt: $(INSTALLED)          ## rewrite to the house style
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)        ## measure this machine; results go to benchmarks/results/
-	$(BIN)/python benchmarks/solver_scale.py
+	$(BIN)/python benchmarks/plan_speed.py
 
 install: $(INSTALLED)
 

@@ -20,9 +20,14 @@ MIN_WINDOWS = 3
 RECORDED_PACKAGES = ("sweeper", "torch", "torchao", "triton", "tokenizers", "numpy")
 
 
-def pick_device() -> torch.device:
-    """The first CUDA device visible to this process, else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+def pick_device(device_type: str) -> torch.device:
+    """The CPU, or the first CUDA device visible to this process. RuntimeError where torch can use none."""
+    if device_type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"the job is for a CUDA device, and torch {torch.__version__} can use none here: "
+            "install torch for your CUDA driver, or choose a profile that runs on the CPU (--profile cpu)"
+        )
+    return torch.device("cuda", 0) if device_type == "cuda" else torch.device("cpu")
 
 
 def synchronise(device: torch.device) -> None:
@@ -43,7 +48,8 @@ def _cpu_name() -> str:
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):
-                return " ".join(line.split(":", 1)[1].split())
+                name = line.split(":", 1)[1].replace("(R)", "").replace("(TM)", "")
+                return " ".join(name.split())
     return platform.processor() or platform.machine()
 
 
@@ -122,7 +128,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the device or the host had no memory left for the job."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    signs = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def rounded(seconds: Mapping[str, float]) -> dict[str, float]:

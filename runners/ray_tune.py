@@ -31,7 +31,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from runners.in_process import Asked
-from runners.job_run import DEFAULT_TARGET, JobRun, last_lines, log_path, stopped
+from runners.job_run import DEFAULT_TARGET, JobRun, last_lines, log_path, settle_threads, stopped
 from runners.scratch import scratch_folder, scratch_parent
 from sweeper.errors import SweeperError, UsageError
 from sweeper.records import Continue, Done, Event, Failed, Job, Rung, Stop, Wait
@@ -61,8 +61,7 @@ class JobTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Before torch is imported: all CPUs of the job for its threads."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver ends us
-        for name in ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
-            os.environ[name] = str(config["cpus"])
+        settle_threads(config["cpus"])
         self._start(config)
 
     def _start(self, config: Mapping[str, Any]) -> None:
@@ -337,7 +336,8 @@ def room_for(*, cpus: int, gpus: int) -> int:
     room = 0
     for node in nodes:
         fits = int(node.get("CPU", 0)) // cpus
-        room += min(fits, int(node.get("GPU", 0)) // gpus) if gpus else fits
+        # Jobs that compute on the same processor would measure each other's speed: one a node.
+        room += min(fits, int(node.get("GPU", 0)) // gpus) if gpus else min(fits, 1)
     if not room:
         most = {name: int(max(node.get(name, 0) for node in nodes)) for name in ("CPU", "GPU")}
         raise UsageError(

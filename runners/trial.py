@@ -38,7 +38,7 @@ LOADED_CORES = 0.5
 
 def run_job(job: Job) -> Iterator[Event]:
     """The events of a job: rungs, then one Final (train) or one Speed (speed). Out of memory is an outcome."""
-    device = measuring.pick_device()
+    device = measuring.pick_device(job.device)
     forget_compiled()
     gc.collect()
     measuring.reset_peak_memory(device)
@@ -167,6 +167,7 @@ class _Run:
         each = self.training.timed_steps(missing) / missing
         if not self.seconds["compile"] and self.training.step_index == 1 + missing:
             self.seconds["compile"] = max(0.0, self.first_step - each)
+            self.seconds["train"] -= min(self.seconds["train"], self.seconds["compile"])
         per_window = max(1, round(PROBE_WINDOW_SECONDS / each))
         for _ in range(PROBE_WINDOWS):
             self.windows.append((per_window, self.training.timed_steps(per_window)))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.noise import AdditiveFit
-from sweeper.points import Point, Standing
+from sweeper.points import MARGINS, Point, Standing
+
+Comparison = Literal["same", "worse", "negligible", "open", "unknown"]
+"""How a point compares in one objective with one that beats it by the means: see `_comparison`."""
 
 
 def nondominated(values: NDArray[np.float64], maximise: Sequence[bool]) -> NDArray[np.bool_]:
@@ -23,7 +28,7 @@ def nondominated(values: NDArray[np.float64], maximise: Sequence[bool]) -> NDArr
 
 
 def judge(points: Sequence[Point], fits: Mapping[str, AdditiveFit], objectives: Mapping[str, str]) -> tuple[Point, ...]:
-    """The points with `on_frontier`, `standing` and `tied_with` filled in.
+    """The points with `on_frontier`, `standing`, `tied_with` and `tied_in` filled in.
 
     `fits` has one fit per metric, of log tokens/s for speed. A point on the frontier is tied with those
     from which its loss can't be told.
@@ -37,44 +42,61 @@ def judge(points: Sequence[Point], fits: Mapping[str, AdditiveFit], objectives: 
     for i, point in enumerate(points):
         better = (oriented >= oriented[i]).all(axis=1) & (oriented > oriented[i]).any(axis=1)
         dominators = [points[int(j)] for j in np.flatnonzero(better)]
-        standing, tied_with = _standing(point, dominators, fits, objectives)
+        standing, tied_with, tied_in = _standing(point, dominators, fits, objectives)
         if on_frontier[i]:
-            tied_with = [other.point_id for other in points if _resolved(point, other, "val_loss", fits) is False]
+            tied_with = [p.point_id for p in points if _comparison(point, p, "val_loss", fits) == "open"]
         fields = {**vars(point), "on_frontier": bool(on_frontier[i]), "standing": standing}
-        judged.append(Point(**{**fields, "tied_with": tuple(tied_with)}))
+        judged.append(Point(**{**fields, "tied_with": tuple(tied_with), "tied_in": tuple(tied_in)}))
     return tuple(judged)
 
 
 def _standing(
     point: Point, dominators: Sequence[Point], fits: Mapping[str, AdditiveFit], objectives: Mapping[str, str]
-) -> tuple[Standing, list[str]]:
-    """Whether `point` is beaten for sure by any of the points that beat it by the means.
+) -> tuple[Standing, list[str], list[str]]:
+    """Whether any of the points that beat `point` by the means beats it for sure; those tied with it, and in what.
 
-    A dominator beats it for sure when the 95% interval of their difference leaves out zero in every
-    objective (in one that is the same measurement for both, such as the loss of one training at two
-    micro-batches, there is nothing to be unsure of). "tied" claims only that no measured point is shown
-    to beat this one, not that they are equal. If the point truly is as good as a dominator in some
-    objective, calling it beaten by that dominator has a chance of at most 2.5%, as all objectives have to
-    be resolved wrongly or rightly together (an intersection–union test); over several dominators the
-    chances add up at worst. No interval is widened for the number of comparisons.
+    A dominator beats it for sure when it is shown to be better in one objective, and in every other one
+    too, or the same measurement (such as the loss of one training at two micro-batches), or without an
+    advantage for `point` that matters: the best case for `point`, the 95% interval's end in its favour, is
+    below the objective's `MARGINS`. "tied" claims only that no measured point is shown to beat this one,
+    not that they are equal. If the point truly is as good as a dominator in loss, or faster by the margin,
+    calling it beaten by that dominator has a chance of at most 2.5%, as all objectives have to be resolved
+    wrongly or rightly together (an intersection–union test); over several dominators the chances add up at
+    worst. No interval is widened for the number of comparisons.
     """
     tied_with: list[str] = []
+    tied_in: set[str] = set()
     verdicts: set[Standing] = set()
     for other in dominators:
-        resolved = [_resolved(point, other, name, fits) for name in objectives]
-        if False in resolved:
-            tied_with.append(other.point_id)
+        compared = {name: _comparison(point, other, name, fits) for name in objectives}
+        found = set(compared.values())
+        if "open" in found or not found & {"worse", "unknown"}:
             verdicts.add("tied")
+            tied_with.append(other.point_id)
+            tied_in |= {name for name, how in compared.items() if how == ("open" if "open" in found else "negligible")}
         else:
-            verdicts.add("unresolved" if any(r is None for r in resolved) else "dominated")
+            verdicts.add("unresolved" if "unknown" in found else "dominated")
     worst_first: tuple[Standing, ...] = ("dominated", "unresolved", "tied")
-    return next((verdict for verdict in worst_first if verdict in verdicts), "frontier"), tied_with
+    standing: Standing = next((verdict for verdict in worst_first if verdict in verdicts), "frontier")
+    return standing, tied_with, [name for name in objectives if standing == "tied" and name in tied_in]
 
 
-def _resolved(a: Point, b: Point, metric: str, fits: Mapping[str, AdditiveFit]) -> bool | None:
-    """Whether the points' difference is beyond noise; True for one and the same measurement."""
-    id_a, id_b = (p.config_id if metric == "val_loss" else p.probe_id for p in (a, b))
-    return True if id_a == id_b else fits[metric].difference(id_a, id_b).resolved
+def _comparison(point: Point, other: Point, metric: str, fits: Mapping[str, AdditiveFit]) -> Comparison:
+    """`point` against one that is as good or better by the mean.
+
+    "same" measurement for both; "worse" beyond noise; "negligible": not resolved, but the best case for
+    `point` is below the margin; "open": it may be better; "unknown" without a noise estimate.
+    """
+    own, others = (p.config_id if metric == "val_loss" else p.probe_id for p in (point, other))
+    if own == others:
+        return "same"
+    difference = fits[metric].difference(own, others)
+    if difference.low is None or difference.high is None:
+        return "unknown"
+    if difference.resolved:
+        return "worse"
+    best_case = -difference.low if metric == "val_loss" else math.expm1(difference.high)
+    return "negligible" if best_case < MARGINS[metric] else "open"
 
 
 def _values(points: Sequence[Point], objectives: Mapping[str, str]) -> NDArray[np.float64]:

@@ -11,15 +11,15 @@ from sweeper.labels import listed, short
 from sweeper.noise import AdditiveFit
 from sweeper.observations import JobState, Measured, Record, State
 from sweeper.records import Config
+from sweeper.search.driver import MAX_ATTEMPTS
 
 WIDE_WINDOWS = 0.15
 """Speed windows of one trial further apart than this fraction of their median are worth a word."""
 FEW_SEEDS = 3
 
 _UNFINISHED: tuple[tuple[State, str, str], ...] = (
-    ("failed", "failed", "`sweeper status` says why, `sweeper run` tries again"),
     ("diverged", "diverged", "a lower learning rate may train them"),
-    ("out_of_memory", "out of memory", "a lower batch_size may fit"),
+    ("out_of_memory", "out of memory", "a smaller `batch_size` may fit, and `sweeper run` then asks for them again"),
     ("stopped_early", "stopped early", "they aren't ranked"),
     ("asked", "without a result yet", "running, or interrupted; `sweeper run` finishes them"),
     ("missing", "missing", "`sweeper run` does them"),
@@ -29,11 +29,14 @@ _UNFINISHED: tuple[tuple[State, str, str], ...] = (
 def study_doubts(states: Sequence[JobState], configs: Sequence[Config]) -> tuple[str, ...]:
     """Doubts about the study as a whole: what hasn't ended well, and what can't be compared at all."""
     counts = Counter(state.state for state in states)
-    doubts = [
-        f"{counts[state]} of {len(states)} jobs {how}: {what_to_do}."
-        for state, how, what_to_do in _UNFINISHED
-        if counts[state]
+    failed = [state.to_do for state in states if state.state == "failed"]
+    given_up = f"failed {MAX_ATTEMPTS} times"
+    found = [
+        (failed.count(True), "failed", "`sweeper status` says why, `sweeper run` tries again"),
+        (failed.count(False), given_up, "the log says why; only `sweeper run --fresh` tries them again"),
+        *((counts[state], how, what_to_do) for state, how, what_to_do in _UNFINISHED),
     ]
+    doubts = [f"{n} of {len(states)} jobs {how}: {what_to_do}." for n, how, what_to_do in found if n]
     if len({config.shape.vocab_size for config in configs}) > 1:
         doubts.append("Vocabularies differ, and a loss per token can't be compared between them: hold one fixed.")
     return tuple(doubts)

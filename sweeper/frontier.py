@@ -24,7 +24,7 @@ from sweeper.observations import (
     measured,
     tokens_per_s,
 )
-from sweeper.points import METRICS, Estimate, Point, Sample
+from sweeper.points import MARGINS, METRICS, Estimate, Point, Sample
 from sweeper.records import SCHEMA
 
 __all__ = ["Frontier", "PlannedPoint", "frontier", "frontier_json"]
@@ -83,13 +83,17 @@ class DeviceFrontier:
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
-    """What a study found under one profile. `jobs` counts planned jobs by state."""
+    """What a study found under one profile.
+
+    `jobs` counts planned jobs by state; `to_do` says how many of them another run would do.
+    """
 
     study: str
     profile: str
     objectives: Mapping[str, str]
     planned: int
     jobs: Mapping[str, int]
+    to_do: int
     frontiers: tuple[DeviceFrontier, ...]
     doubts: tuple[str, ...]
 
@@ -106,7 +110,8 @@ def frontier(
     """The frontier of each kind of device that measured at least one of the `planned` points.
 
     `records` are ledger lines; those of ids not planned are ignored. `seeds` is how many each config should
-    have, None to go by what was asked. Raises UsageError for an objective that isn't supported.
+    have (trials of further seeds are ignored), None to go by what was asked. Raises UsageError for an objective
+    that isn't supported.
     """
     for name, direction in objectives.items():
         if name not in METRICS or direction not in ("min", "max"):
@@ -116,13 +121,15 @@ def frontier(
     records = list(records)
     states = job_states(records, planned, seeds)
     planned_labels = _labelled(planned)
-    frontiers = [_device_frontier(m, planned_labels, objectives) for m in measured(records, planned) if m.finals]
+    pooled = [m for m in measured(records, planned, seeds) if m.finals]
+    frontiers = [_device_frontier(m, planned_labels, objectives) for m in pooled]
     return Frontier(
         study=study,
         profile=profile,
         objectives=dict(objectives),
         planned=len(planned),
         jobs=dict(Counter(state.state for state in states)),
+        to_do=sum(state.to_do for state in states),
         frontiers=tuple(frontiers),
         doubts=study_doubts(states, [point.config for point in planned]),
     )
@@ -189,12 +196,11 @@ def _point(p: PlannedPoint, label: str, m: Measured, fits: Mapping[str, Additive
     speeds = [speed for r in at_probe if (speed := tokens_per_s(r)) is not None]
     peaks = [r["peak_memory_bytes"] for r in at_probe if r.get("peak_memory_bytes") is not None]
     loss, log_speed = fits["val_loss"].mean(config_id), fits["tokens_per_s"].mean(probe_id)
-    batch_size = p.execution.batch_size
     return Point(
-        point_id=f"{config_id}@{batch_size}" if shared else config_id,
+        point_id=f"{config_id}@{p.execution.batch_size}" if shared else config_id,
         config_id=config_id,
         probe_id=probe_id,
-        batch_size=batch_size,
+        batch_size=p.execution.batch_size,
         label=label,
         shape=p.config.shape.to_dict(),
         recipe=p.config.recipe.to_dict(),
@@ -221,6 +227,7 @@ def _point(p: PlannedPoint, label: str, m: Measured, fits: Mapping[str, Additive
         on_frontier=False,
         standing="dominated",
         tied_with=(),
+        tied_in=(),
     )
 
 
@@ -261,9 +268,12 @@ def _noise(one: AdditiveFit) -> Noise:
 
 
 def frontier_json(found: Frontier) -> dict[str, Any]:
-    """`frontier.json` as plain values. `p_frontier` is null until it is computed."""
+    """`frontier.json` as plain values; an advantage below its objective's of `margins` counts as none.
+
+    `p_frontier` is null until it is computed.
+    """
     plain = asdict(found)
     for one in plain["frontiers"]:
         one["noise"] = {"confidence": CONFIDENCE, "power": POWER, **one["noise"]}
         one["points"] = [{**point, "p_frontier": None} for point in one["points"]]
-    return {"schema": SCHEMA, **plain}
+    return {"schema": SCHEMA, "margins": dict(MARGINS), **plain}

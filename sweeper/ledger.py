@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from sweeper.errors import DamagedLedger, UsageError
 
@@ -28,10 +28,38 @@ def read(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except ValueError as error:
             raise DamagedLedger(f"{path}:{number}: not a JSON line ({error}); mend or remove this line") from None
-        if not isinstance(record, dict) or "type" not in record:
+        if not isinstance(record, dict) or "type" not in record or not _ids(record) <= record.keys():
             raise DamagedLedger(f"{path}:{number}: not a ledger record; mend or remove this line")
         records.append(record)
     return records
+
+
+def _ids(record: Mapping[str, Any]) -> set[str]:
+    return {"probe_id", "config_id"} if record["type"] in ("asked", "speed", "final", "failed") else set()
+
+
+def is_locked(lock: Path) -> bool:
+    """Whether a living driver holds `lock`."""
+    if not lock.exists():
+        return False
+    with open(lock, encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def held(lock: Path) -> TextIO:
+    """Take `lock`, until the file is closed or the process ends. UsageError while another driver holds it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = open(lock, "a", encoding="utf-8")  # noqa: SIM115  held by the caller
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UsageError(f"another sweeper run is writing to {lock.parent}: wait for it, or use --out") from None
+    return file
 
 
 class Ledger:
@@ -41,13 +69,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, *, lock: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = open(lock, "a", encoding="utf-8")  # noqa: SIM115  held as long as the ledger
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise UsageError(f"another sweeper run is writing to {path.parent}: wait for it, or use --out") from None
+        self._lock = held(lock)
         try:
             self.records = read(path)
             self._file = open(path, "ab")  # noqa: SIM115

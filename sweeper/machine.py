@@ -23,8 +23,17 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def job_resources(*, gpus: int, cpus: int | None) -> tuple[int, int]:
-    """GPUs and cores of one job; UsageError when this machine has fewer than asked."""
+def job_gpus(gpus: int | None) -> int:
+    """GPUs of one job: as many as the study says; where it says nothing, one if this machine has any."""
+    return min(1, gpu_count()) if gpus is None else gpus
+
+
+def job_resources(*, gpus: int | None, cpus: int | None) -> tuple[int, int]:
+    """GPUs and cores of one job, None for what the study leaves to the machine.
+
+    UsageError when this machine has fewer than asked.
+    """
+    gpus = job_gpus(gpus)
     if gpus > gpu_count():
         raise UsageError(
             f"resources.gpus: a job wants {gpus} GPU, this machine has {gpu_count()}: "

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sweeper.records import Config, Execution, probe_id
+from sweeper.search.driver import MAX_ATTEMPTS
 
 Record = Mapping[str, Any]
 State = Literal["ok", "diverged", "out_of_memory", "stopped_early", "failed", "asked", "missing"]
+_Key = tuple[str, int | None]
+"""(config id, seed) of a trial, (probe id, None) of a speed job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +33,18 @@ class PlannedPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class JobState:
-    """What became of one job: `seed` is None for a speed probe; `why` is a failure's one line."""
+    """What became of one job: `seed` is None for a speed job; `why` is a failure's one line."""
 
     config_id: str
     seed: int | None
     state: State
     why: str = ""
+    failures: int = 0
+
+    @property
+    def to_do(self) -> bool:
+        """Whether `sweeper run` would do it, or is doing it."""
+        return self.state in ("asked", "missing") or (self.state == "failed" and self.failures < MAX_ATTEMPTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,32 +62,61 @@ class Measured:
 
 
 def job_states(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: int | None = None) -> list[JobState]:
-    """The state of every planned trial and of every probe asked for, by the latest record of each.
+    """The state of every planned speed job and trial, by the latest record of each; missing without one.
 
-    A trial is missing when no record names it: seeds 0 … `seeds` − 1 are expected of every config, or,
-    where `seeds` is None, every seed that any config was asked for.
+    Seeds 0 … `seeds` − 1 are expected of every config and others ignored; where `seeds` is None, every seed
+    that any config was asked for. What ran out of memory at a micro-batch that isn't asked for any more is
+    missing, as the Driver asks for it again.
     """
-    configs = list(dict.fromkeys(point.config.config_id for point in planned))
-    probes = {point.probe_id for point in planned}
-    states: dict[str, JobState] = {}
+    ladders: dict[str, list[str]] = {}
+    for point in planned:
+        ladders.setdefault(point.config.config_id, []).append(point.probe_id)
+    latest: dict[_Key, Record] = {}
+    failures: Counter[_Key] = Counter()
+    key: _Key
     for record in records:
-        probe = "trial_id" not in record
-        wanted = record["probe_id"] in probes if probe else record["config_id"] in configs
-        if not wanted or record["type"] == "rung":
+        if record["type"] == "rung":
             continue
-        seed = None if probe else _seed(record)
-        states[record["probe_id"] if probe else record["trial_id"]] = JobState(
-            config_id=record["config_id"], seed=seed, state=_state(record), why=str(record.get("error", ""))
+        key = (record["config_id"], _seed(record)) if "trial_id" in record else (record["probe_id"], None)
+        latest[key] = record
+        failures[key] += record["type"] == "failed"
+    trials = {key: r for key, r in latest.items() if key[0] in ladders and key[1] is not None}
+    expected = range(seeds) if seeds is not None else sorted({_seed(r) for r in trials.values()})
+    speed_jobs = _speed_jobs(ladders, trials)
+    jobs: list[tuple[str, _Key]] = [(config_id, (probe, None)) for probe, config_id in speed_jobs.items()]
+    jobs += [(config_id, (config_id, seed)) for seed in (expected or range(1)) for config_id in ladders]
+    states = []
+    for config_id, key in jobs:
+        record = latest.get(key, {})
+        state = (
+            "missing" if not record or _at_another_micro_batch(record, ladders[config_id], latest) else _state(record)
         )
-    seen = {(state.config_id, state.seed) for state in states.values()}
-    expected = range(seeds) if seeds is not None else sorted({s for _, s in seen if s is not None})
-    missing = [
-        JobState(config_id=config_id, seed=seed, state="missing")
-        for config_id in configs
-        for seed in (expected or range(1))
-        if (config_id, seed) not in seen
-    ]
-    return [*states.values(), *missing]
+        why = str(record.get("error", ""))
+        states.append(JobState(config_id=config_id, seed=key[1], state=state, why=why, failures=failures[key]))
+    return states
+
+
+def _speed_jobs(ladders: Mapping[str, Sequence[str]], trials: Mapping[_Key, Record]) -> dict[str, str]:
+    """Probe id → config id of the speed jobs: of configs with several micro-batches, or trained at another one."""
+    trained_elsewhere = {
+        config_id
+        for (config_id, _), record in trials.items()
+        if record.get("status") == "ok" and record["probe_id"] != ladders[config_id][0]
+    }
+    owners: dict[str, str] = {}
+    for config_id, probes in ladders.items():
+        if len(probes) > 1 or config_id in trained_elsewhere:
+            for probe in probes:
+                owners.setdefault(probe, config_id)
+    return owners
+
+
+def _at_another_micro_batch(record: Record, probes: Sequence[str], latest: Mapping[_Key, Record]) -> bool:
+    """Whether a trial ran out of memory elsewhere than at the first micro-batch whose probe had enough."""
+    if record.get("status") != "out_of_memory" or "trial_id" not in record:
+        return False
+    enough = [probe for probe in probes if latest.get((probe, None), {}).get("status") != "out_of_memory"]
+    return bool(record["probe_id"] != (enough or probes)[0])
 
 
 def _seed(record: Record) -> int:
@@ -91,8 +130,10 @@ def _state(record: Record) -> State:
     return status
 
 
-def measured(records: Iterable[Record], planned: Sequence[PlannedPoint]) -> list[Measured]:
+def measured(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: int | None = None) -> list[Measured]:
     """Per kind of device, the planned outcomes that are ok and comparable; devices in order of first record.
+
+    Where `seeds` is given, trials of seed `seeds` and above don't count.
 
     Compared is the environment: the data's fingerprint for each way to read it, the precision that was
     used for each config, and torch's version. Where it differs, only records like the latest are kept.
@@ -101,7 +142,7 @@ def measured(records: Iterable[Record], planned: Sequence[PlannedPoint]) -> list
     probes = {point.probe_id for point in planned}
     latest: dict[tuple[str, str, str], Record] = {}
     for record in records:
-        if record["type"] == "final" and record["config_id"] in configs:
+        if record["type"] == "final" and record["config_id"] in configs and (seeds is None or record["seed"] < seeds):
             key = record["trial_id"]
         elif record["type"] == "speed" and record["probe_id"] in probes:
             key = record["probe_id"]

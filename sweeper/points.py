@@ -9,6 +9,8 @@ from typing import Any, Literal
 Standing = Literal["frontier", "tied", "dominated", "unresolved"]
 METRICS = ("val_loss", "tokens_per_s")
 """What an objective can be: nats per token on held-out data, and training tokens per second."""
+MARGINS: Mapping[str, float] = {"val_loss": 0.0, "tokens_per_s": 0.01}
+"""An advantage of less than this is none: in nats for val_loss, as a fraction for tokens_per_s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Point:
 
     `standing` is "frontier" where no point beats it by the means, else "tied" or "dominated" as
     `sweeper.dominance` tells them apart, or "unresolved" where there's no noise estimate to judge by.
-    `tied_with` holds point ids.
+    `tied_with` holds point ids; `tied_in` names the objectives in which a tied point isn't shown to be beaten.
     """
 
     point_id: str
@@ -59,3 +61,4 @@ class Point:
     on_frontier: bool
     standing: Standing
     tied_with: tuple[str, ...]
+    tied_in: tuple[str, ...]

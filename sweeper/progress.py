@@ -53,7 +53,8 @@ class Progress:
             self._started[job_id] = time.monotonic()
             self._current[job_id] = "starting"
         elif kind == "rung":
-            self._current[job_id] = _rung_text(record)
+            job = self._jobs.get(job_id)
+            self._current[job_id] = _rung_text(record, of_tokens=job.config.recipe.tokens if job else None)
         else:
             self._end(job_id, record)
         if self._live:
@@ -91,7 +92,7 @@ class Progress:
     def _block(self) -> Text:
         states = list(self._states().values())
         left = sum(state in ("missing", "running") for state in states)
-        text = f"{states.count('done')} done, {len(self._current)} running, {left} left"
+        text = f"{states.count('done')} of {len(states)} done, {len(self._current)} running"
         if failed := states.count("failed"):
             text += f", {failed} failed"
         if self._durations and left:
@@ -118,9 +119,8 @@ class Progress:
             self._live.stop()
 
 
-def _rung_text(record: Mapping[str, Any]) -> str:
-    total = record.get("of_tokens")
-    share = f"{record['tokens'] / total:.0%}, " if total else f"{record['tokens']:,} tokens, "
+def _rung_text(record: Mapping[str, Any], *, of_tokens: int | None) -> str:
+    share = f"{record['tokens'] / of_tokens:.0%}, " if of_tokens else f"{record['tokens']:,} tokens, "
     speed = f", {record['tokens_per_s']:,.0f} tokens/s" if record.get("tokens_per_s") else ""
     return f"{share}training loss {record['loss']:.3f}{speed}"
 

@@ -21,6 +21,7 @@ SEMANTICS = 1
 
 Status = Literal["ok", "out_of_memory", "diverged", "stopped_early"]
 JobKind = Literal["train", "speed"]
+DeviceType = Literal["cpu", "cuda"]
 
 
 def digest(value: Mapping[str, Any]) -> str:
@@ -122,7 +123,7 @@ class Job:
     """One thing for a runner to do: train a config with a seed, or measure a config's speed.
 
     `data_path` is where the recipe's data lies on this machine, None for an embedded corpus; it is no
-    part of any id. `seed` is 0 for a speed job.
+    part of any id, nor is `device`, the type of device that the job must run on. `seed` is 0 for a speed job.
     """
 
     kind: JobKind
@@ -131,6 +132,7 @@ class Job:
     seed: int = 0
     attempt: int = 1
     data_path: str | None = None
+    device: DeviceType = "cpu"
 
     @property
     def probe_id(self) -> str:
@@ -167,6 +169,7 @@ class Job:
             "seed": self.seed,
             "attempt": self.attempt,
             "data_path": self.data_path,
+            "device": self.device,
         }
 
     @classmethod

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,11 +14,11 @@ from rich.console import Console
 
 from sweeper.errors import JobsFailed, UsageError
 from sweeper.labels import labels
-from sweeper.ledger import Ledger, read
+from sweeper.ledger import Ledger, held, read
 from sweeper.observations import PlannedPoint
 from sweeper.planning.plan import Plan, plan_json
 from sweeper.progress import Progress
-from sweeper.records import Config, Execution, Job, event_from_record
+from sweeper.records import Config, DeviceType, Execution, Job, event_from_record
 from sweeper.run_folder import RunFolder, write_atomically
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
@@ -31,19 +30,23 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 Runner = Callable[[Session], None]
+FingerprintOf = Callable[[str, int], str]
+"""Of data, by its name in the recipe and the vocabulary: what `environment.data_fingerprint` would hold now."""
+START_SECONDS = 10.0
 DRAIN_SECONDS = 60.0
 DRAIN_SECONDS_INTERRUPTED = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRun:
-    """A study, its plan and its folder."""
+    """A study, its plan and its folder. `command` is what a user types to do it again, "" where that isn't known."""
 
     loaded: LoadedStudy
     plan: Plan
     folder: RunFolder
+    command: str = ""
 
-    def driver(self) -> Driver:
+    def driver(self, *, device: DeviceType = "cpu") -> Driver:
         """A Driver that has been told nothing yet."""
         study = self.loaded.study
         executions: dict[str, Sequence[Execution]] = {
@@ -61,6 +64,7 @@ class StudyRun:
             seeds=study.trial.seeds,
             executions=lambda config: executions[config.config_id],
             data_path=str(path) if path else None,
+            device=device,
         )
 
     def replayed(self, records: Sequence[Record]) -> Driver:
@@ -93,15 +97,28 @@ class StudyRun:
         }
         return lambda job: by_probe.get((job.config.config_id, job.execution.batch_size), job.config.config_id)
 
-    def run(self, runner: Runner, *, console: Console, tracking_uri: str, at_a_time: int) -> list[dict[str, Any]]:
-        """Do what is missing. Returns the ledger's records. KeyboardInterrupt leaves everything whole."""
+    def run(
+        self,
+        runner: Runner,
+        *,
+        console: Console,
+        tracking_uri: str,
+        at_a_time: int,
+        device: DeviceType,
+        fingerprint_of: FingerprintOf,
+    ) -> tuple[list[dict[str, Any]], Frontier]:
+        """Do what is missing. Returns the ledger's records and the frontier. KeyboardInterrupt leaves all whole.
+
+        Raises UsageError when the data is no longer what kept results were measured on.
+        """
         from sweeper.tracking import Tracker
 
-        self.write_study()
         study = self.loaded.study
         with Ledger(self.folder.ledger, lock=self.folder.lock) as ledger:
-            driver = self.replayed(ledger.records)
-            console.print(_census(driver, ledger.records), highlight=False)
+            self._check_data(ledger.records, fingerprint_of)
+            self.write_study()
+            known = self.replayed(ledger.records)
+            console.print(_census(known, ledger.records), highlight=False)
             with Tracker(
                 uri=tracking_uri,
                 experiment=study.name,
@@ -111,18 +128,21 @@ class StudyRun:
             ) as tracker:
                 tracker.catch_up(ledger.records)
                 try:
-                    if "missing" in driver.states().values():
+                    if "missing" in known.states().values():
+                        # Importing MLflow keeps a core busy: on two cores that would slow the first trial.
+                        tracker.drain(START_SECONDS)
+                        driver = self.driver(device=device)
                         self._drive(driver, ledger, runner, console, tracker.observe, at_a_time)
                 except KeyboardInterrupt:
                     tracker.close(interrupted=True, timeout=DRAIN_SECONDS_INTERRUPTED)
                     raise
                 records = read(self.folder.ledger)
-                self.write_report(records)
+                found = self.write_report(records)
                 tracker.log_artifacts()
                 tracker.close(timeout=DRAIN_SECONDS)
                 if tracker.warning:
                     console.print(tracker.warning, style="yellow", highlight=False)
-        return records
+        return records, found
 
     def _drive(
         self,
@@ -138,11 +158,29 @@ class StudyRun:
         with progress:
             runner(Session(driver, ledger, observers=(track, progress.observe)))
 
+    def _check_data(self, records: Sequence[Record], fingerprint_of: FingerprintOf) -> None:
+        """Refuse to add to results that were measured on other data of the same name."""
+        wanted = set(self.driver().jobs)
+        kept: dict[tuple[str, int], set[str]] = {}
+        for record in records:
+            if record["type"] == "final" and record["trial_id"] in wanted:
+                data = (record["recipe"]["data"], record["shape"]["vocab_size"])
+                if found := record["environment"].get("data_fingerprint"):
+                    kept.setdefault(data, set()).add(found)
+        for (name, vocab_size), before in kept.items():
+            now = fingerprint_of(name, vocab_size)
+            if before - {now}:
+                raise UsageError(
+                    f"{name}: the data has changed since results in {self.folder.root} were measured (fingerprint "
+                    f"{', '.join(sorted(before))}, now {now}): bring the old data back, or start anew with --fresh"
+                )
+
     def write_study(self) -> None:
-        """Write study.yaml as resolved, and plan.json."""
+        """Write study.yaml as resolved, and plan.json with the command that made them."""
         text = yaml.safe_dump(dict(self.loaded.resolved), sort_keys=False, allow_unicode=True)
         write_atomically(self.folder.study, text)
-        write_atomically(self.folder.plan, json.dumps(plan_json(self.plan), indent=2) + "\n")
+        plan = {**plan_json(self.plan), "command": self.command}
+        write_atomically(self.folder.plan, json.dumps(plan, indent=2) + "\n")
 
     def write_report(self, records: Sequence[Record]) -> Frontier:
         """Write frontier.json, frontier.png and report.html from the ledger; returns the frontier."""
@@ -164,9 +202,16 @@ class StudyRun:
             plan_json=plan_json(self.plan),
             study=self.loaded.resolved,
             records=records,
-            command=f"sweeper run {self.loaded.file} --profile {self.loaded.profile}",
+            command=self.command or self._recorded_command(),
         )
         return result
+
+    def _recorded_command(self) -> str:
+        try:
+            command: str = json.loads(self.folder.plan.read_text(encoding="utf-8")).get("command", "")
+        except (OSError, ValueError):
+            return ""
+        return command
 
     def raise_if_failed(self, records: Sequence[Record]) -> None:
         """JobsFailed when a job failed three times, naming each and why."""
@@ -200,16 +245,10 @@ def set_aside(folder: RunFolder) -> Path | None:
     """Rename a folder that has a ledger, so that the study starts anew; None when there was nothing."""
     if not folder.ledger.exists():
         return None
-    with _sole_driver(folder):
+    with held(folder.lock):
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         aside = folder.root.with_name(f"{folder.root.name}.{stamp}")
         if aside.exists():
             raise UsageError(f"{aside} exists already: try again in a second")
         folder.root.rename(aside)
     return aside
-
-
-@contextmanager
-def _sole_driver(folder: RunFolder) -> Iterator[None]:
-    with Ledger(folder.ledger, lock=folder.lock):
-        yield

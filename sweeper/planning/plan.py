@@ -70,11 +70,14 @@ class PlannedConfig:
 class Totals:
     """Over all trials. `seconds` are of jobs one after another; `max_epochs` None where data is unknown.
 
+    `probes` are short runs that measure speed alone, beside the trials: one per micro-batch of a config that has
+    several. Tokens, FLOPs and seconds leave them out.
     Where the search tries fewer configs than are feasible, sums are those of as many average configs.
     """
 
     configs: int
     trials: int
+    probes: int
     seeds: int
     tokens: int
     train_flops: int
@@ -105,10 +108,11 @@ def make_plan(
     loaded: LoadedStudy,
     *,
     cpus: int,
+    gpus: int | None = None,
     calibration: Calibration | None = None,
     train_tokens: TokensOf | None = None,
 ) -> Plan:
-    """Plan a study under its profile. `cpus` are the cores of a job where the study gives none.
+    """Plan a study under its profile. `cpus` and `gpus` are those of a job where the study gives none.
 
     Raises NothingFeasible with each reason's count and first message, UsageError where the study can't be
     planned at all.
@@ -124,7 +128,8 @@ def make_plan(
     if not batches:
         raise NothingFeasible(_nothing(loaded, counts, examples))
     resources = study.resources
-    speed = calibration or assumed(gpus=resources.gpus, cpus=resources.cpus or cpus)
+    job_gpus = resources.gpus if resources.gpus is not None else gpus or 0
+    speed = calibration or assumed(gpus=job_gpus, cpus=resources.cpus or cpus)
     planner = _Planner(study, lattice.window, speed, train_tokens)
     configs = tuple([planner.planned(config, sizes) for config, sizes in batches.items()])
     return Plan(
@@ -224,10 +229,12 @@ def _totals(study: Study, configs: tuple[PlannedConfig, ...]) -> Totals:
     seeds = study.trial.seeds
     tokens = sum(planned.config.recipe.tokens for planned in configs)
     flops = sum(planned.config.recipe.tokens * planned.train_flops_per_token for planned in configs)
+    probes = sum(len(planned.executions) for planned in configs if len(planned.executions) > 1)
     epochs = [planned.epochs for planned in configs if planned.epochs is not None]
     return Totals(
         configs=tried,
         trials=tried * seeds,
+        probes=probes * tried // len(configs),
         seeds=seeds,
         tokens=tokens * tried * seeds // len(configs),
         train_flops=flops * tried * seeds // len(configs),

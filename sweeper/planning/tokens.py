@@ -15,6 +15,7 @@ from sweeper.study.schema import DEFAULT_BATCH_SIZE
 
 BATCH_RULE = "tokens_per_step % (batch_size * seq_len)"
 TOO_SHORT = "tokens < tokens_per_step"
+SCHEDULE_RULE = "optimizer.warmup + optimizer.cooldown"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def with_axes(fields: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 
 
 def settle(fields: Mapping[str, Any]) -> TrialSettings | Drop:
-    """Check the token arithmetic of a trial's fields.
+    """Check the token arithmetic and the schedule of a trial's fields.
 
     Tokens per step are `tokens_per_step`, else batch_size × grad_accum_steps × seq_len, else one
     micro-batch's.
@@ -100,6 +101,14 @@ def settle(fields: Mapping[str, Any]) -> TrialSettings | Drop:
             message=lambda: (
                 f"tokens {tokens:,} are fewer than one step's {tokens_per_step:,}: "
                 f"give at least {tokens_per_step:,} tokens, or a smaller step"
+            ),
+        )
+    warmup, cooldown = fields["optimizer"]["warmup"], fields["optimizer"]["cooldown"]
+    if warmup + cooldown > 1:
+        return Drop(
+            reason=SCHEDULE_RULE,
+            message=lambda: (
+                f"warmup {warmup:g} and cooldown {cooldown:g} are more than the whole schedule: their sum is at most 1"
             ),
         )
     return TrialSettings(fields, batch_size, tokens_per_step)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.labels import short
 from sweeper.report.placement import Segment, place_labels
-from sweeper.report.text import STANDINGS
+from sweeper.report.text import STANDINGS, standing_cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +81,7 @@ def _tooltips(frontier_json: Mapping[str, Any]) -> dict[str, str]:
             loss, speed = point["objectives"]["val_loss"], point["objectives"]["tokens_per_s"]
             titles[f"point-{panel}-{i}"] = (
                 f"{point['label']}: loss {loss['mean']:.3f}, {short(speed['mean'])} tokens/s, "
-                f"{short(point['params']['total'])} parameters, {STANDINGS[point['standing']]}"
+                f"{short(point['params']['total'])} parameters, {standing_cell(point['standing'], point['tied_in'])}"
             )
     return titles
 
@@ -286,5 +286,5 @@ def _subtitle(one: Mapping[str, Any]) -> str:
         parts.append(f"{short(tokens.pop())} tokens")
     parts.append(f"{n_seeds} seed{'s' if n_seeds != 1 else ''}")
     if n_seeds > 1:
-        parts.append("bars: 95% intervals, paired by seed")
+        parts.append("bars: 95% intervals")
     return " · ".join(parts)

@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.labels import duration, gibibytes, labels, short
 from sweeper.report import curves
+from sweeper.report.environment import environment_rows
 from sweeper.report.figures import frontier_png, frontier_svg
 from sweeper.report.tables import loss_interval, percent, speed_interval
-from sweeper.report.text import STANDINGS, answer, main_device, noise_sentences, plan_facts, plan_warnings
+from sweeper.report.text import (
+    MEMORY_PLANNED,
+    TIED_MEANS,
+    answer,
+    main_device,
+    noise_sentences,
+    plan_facts,
+    plan_warnings,
+    standing_cell,
+)
 from sweeper.run_folder import RunFolder, write_atomically
 
 if TYPE_CHECKING:
@@ -71,7 +81,8 @@ def render(
         question=study.get("question") or found.study,
         answer=answer(found),
         svg=frontier_svg(plain) if found.frontiers else "",
-        standings=STANDINGS,
+        standing=standing_cell,
+        tied_means=TIED_MEANS,
         noise={one.device: noise_sentences(one) for one in found.frontiers},
         panels=curves.panels(_json_points(found, plain), finals),
         curve=curves,
@@ -79,8 +90,10 @@ def render(
         plan_facts=plan_facts(plan_json),
         plan_warnings=plan_warnings(plan_json),
         plan_rows=_plan_rows(plan_json),
+        memory_planned=MEMORY_PLANNED,
+        memory_measured=_memory_measured(finals),
         trials=_trials(plan_json, records),
-        environment=_environment(finals),
+        environment=environment_rows(finals),
         command=command,
         study_yaml=yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True),
     )
@@ -120,17 +133,30 @@ def _plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _planned_finals(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The outcomes of trials of a config and a seed that the study asks for now."""
     planned = {config["config_id"] for config in plan["configs"]}
-    return [r for r in records if r["type"] == "final" and r["config_id"] in planned]
+    seeds = plan["totals"]["seeds"]
+    return [r for r in records if r["type"] == "final" and r["config_id"] in planned and r["seed"] < seeds]
+
+
+def _memory_measured(finals: Sequence[Mapping[str, Any]]) -> str:
+    """What the trials' memory is the memory of, for the kinds of device that measured it."""
+    on_cuda = {r["environment"].get("driver") is not None for r in finals}
+    own = {
+        False: "peak resident memory of the process, libraries included (CPU)",
+        True: "peak reserved on the device (CUDA)",
+    }
+    return "; ".join(own[kind] for kind in sorted(on_cuda))
 
 
 def _trials(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row per planned trial with an outcome, the latest of each, in the order of the plan."""
     order = {config["config_id"]: label for label, config in _plan_rows(plan)}
+    seeds = plan["totals"]["seeds"]
     latest = {
         r["trial_id"]: r
         for r in records
-        if r["type"] in ("final", "failed") and "trial_id" in r and r["config_id"] in order
+        if r["type"] in ("final", "failed") and "trial_id" in r and r["config_id"] in order and r["seed"] < seeds
     }
     places = {config_id: i for i, config_id in enumerate(order)}
     rows = sorted(latest.values(), key=lambda r: (places[r["config_id"]], r["seed"]))
@@ -151,23 +177,3 @@ def _trials(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> li
         }
         for r in rows
     ]
-
-
-def _environment(finals: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Each thing recorded of the environment with the values it took, most of them one."""
-    values: dict[str, dict[str, None]] = {}
-    for record in finals:
-        for name, value in _flat(record["environment"]).items():
-            values.setdefault(name, {})[value] = None
-    return [(name, list(seen)) for name, seen in values.items()]
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{name} ")
-        elif item is not None:
-            text = ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
-            flat[prefix + name.replace("_", " ")] = text
-    return flat

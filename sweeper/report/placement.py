@@ -48,8 +48,7 @@ def place_labels(
     ]
     for anchor, text, colour in zip(anchors, texts, colours, strict=True):
         x, y = _pixel(axes, anchor)
-        others = [xy for xy in to_pixels if xy != (x, y)]
-        box, radius = _best(axes, text, (x, y), others, obstacles)
+        box, radius = _best(axes, text, (x, y), [xy for xy in to_pixels if xy != (x, y)], obstacles)
         obstacles.append((box, _LABEL_WEIGHT))
         line: dict[str, Any] = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4}
         axes.annotate(

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from sweeper.labels import duration, gibibytes, labels, short
 from sweeper.records import SCHEMA
-from sweeper.report.text import STANDINGS, answer, noise_sentences, plan_facts, plan_warnings
+from sweeper.report.text import MEMORY_PLANNED, answer, noise_sentences, plan_facts, plan_warnings, standing_cell
 
 if TYPE_CHECKING:
     from sweeper.frontier import DeviceFrontier, Frontier
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 
 WIDE = 110
 MOST_ROWS = 60
+LEAST_LABEL = 8
 _STYLES = {"frontier": "bold green", "tied": "cyan", "dominated": "dim", "unresolved": "yellow"}
 
 
-def _table(title: str, columns: Mapping[str, str]) -> Table:
-    """An open table; `columns` maps each header to its alignment."""
+def _table(title: str, columns: Mapping[str, JustifyMethod]) -> Table:
+    """An open table; `columns` maps each header to its alignment.
+
+    Where it is too wide, labels (the first column) and reasons ("why") fold; numbers and headers stay whole.
+    """
     table = Table(
         title=Text(title, style="bold"),
         title_justify="left",
@@ -35,27 +39,31 @@ def _table(title: str, columns: Mapping[str, str]) -> Table:
         pad_edge=False,
         show_edge=False,
         padding=(0, 1),
+        collapse_padding=True,
     )
     for i, (header, justify) in enumerate(columns.items()):
-        table.add_column(header, justify=justify, no_wrap=i == 0 or justify == "right", overflow="fold")  # type: ignore[arg-type]
+        folds = i == 0 or header == "why"
+        table.add_column(
+            header, justify=justify, no_wrap=not folds, overflow="fold", min_width=LEAST_LABEL if folds else None
+        )
     return table
 
 
 def frontier_table(one: DeviceFrontier, *, width: int = 80) -> Table:
     """The points of one kind of device, fastest first. From 110 columns the shape has columns of its own."""
     wide = width >= WIDE
-    shape = {"layers": "right", "width": "right", "FFN": "right", "trunk": "right"} if wide else {}
+    shape: tuple[str, ...] = ("layers", "width", "FFN", "trunk") if wide else ()
     table = _table(
         one.device,
         {
-            "config": "left", **shape, "params": "right", "off": "right", "val loss": "right",
-            "seeds": "right", "tokens/s": "right", "standing": "left",
+            "config": "left", **dict.fromkeys((*shape, "params", "off", "val loss", "seeds", "tokens/s"), "right"),
+            "standing": "left",
         },
     )  # fmt: skip
     for point in one.points:
         loss, speed = point.objectives["val_loss"], point.objectives["tokens_per_s"]
         fields = [str(point.shape[name]) for name in ("n_layers", "d_model", "ffn_hidden")]
-        standing = STANDINGS[point.standing] if wide or point.standing != "tied" else "tied"
+        standing = standing_cell(point.standing, point.tied_in)
         table.add_row(
             Text(point.label),
             *([*fields, short(point.params["trunk"])] if wide else []),
@@ -143,18 +151,20 @@ def plan_table(plan: Mapping[str, Any]) -> Group:
         )
     if len(configs) > MOST_ROWS:
         table.add_row(f"… {len(configs) - MOST_ROWS} more", *[""] * 6)
-    facts = [*plan_facts(plan), *(f"! {warning}" for warning in plan_warnings(plan))]
+    facts = [*plan_facts(plan), f"Memory is {MEMORY_PLANNED}.", *(f"! {warning}" for warning in plan_warnings(plan))]
     return Group(table, Text(), Text("\n".join(facts)))
 
 
 def status_json(
-    records: Iterable[Record], planned: Sequence[PlannedPoint], *, seeds: int | None = None
+    records: Iterable[Record], planned: Sequence[PlannedPoint], *, seeds: int | None = None, live: bool = True
 ) -> dict[str, Any]:
     """What is done, running, failed and missing of every planned config, and why.
 
-    `{"schema": 1, "jobs": {state: count}, "configs": [{"config_id", "label", "done", "running", "failed",
-    "missing", "why": [one line a reason]}]}`. "running" is asked for without an outcome: running, or
-    interrupted. `seeds` is how many each config should have, None to go by what was asked.
+    `{"schema": 1, "live", "jobs": {state: count}, "configs": [{"config_id", "label", "done", "running",
+    "failed", "missing", "why": [one line a reason]}]}`. `live` says whether a Driver is at work: what was
+    asked without an outcome is "running" then; else it is "interrupted", under a key of that name instead.
+    `seeds` is how many each config should have, None to go by what was asked. A speed job that several
+    configs share counts for the first of them.
     """
     from sweeper.observations import job_states
 
@@ -172,19 +182,20 @@ def status_json(
                 "config_id": config.config_id,
                 "label": label,
                 "done": n["ok"],
-                "running": n["asked"],
+                "running" if live else "interrupted": n["asked"],
                 "failed": len(failed),
                 "missing": n["missing"],
                 "why": [reason if k == 1 else f"{reason} (×{k})" for reason, k in reasons.items()],
             }
         )
-    return {"schema": SCHEMA, "jobs": dict(Counter(state.state for state in states)), "configs": rows}
+    jobs = dict(Counter(state.state for state in states))
+    return {"schema": SCHEMA, "live": live, "jobs": jobs, "configs": rows}
 
 
 def status_table(status: Mapping[str, Any]) -> Table:
     """The object of `status_json`, a line per config."""
     done, jobs = status["jobs"].get("ok", 0), sum(status["jobs"].values())
-    columns = ("done", "running", "failed", "missing")
+    columns = ("done", "running" if status["live"] else "interrupted", "failed", "missing")
     table = _table(f"{done} of {jobs} jobs done", {"config": "left", **dict.fromkeys(columns, "right"), "why": "left"})
     for row in status["configs"]:
         cells = [str(row[name] or "·") for name in columns]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper.labels import duration, labels, listed, short
+from sweeper.points import MARGINS
 
 if TYPE_CHECKING:
     from sweeper.frontier import DeviceFrontier, Frontier
-    from sweeper.points import Point
+    from sweeper.points import Point, Standing
 
 STANDINGS = {
     "frontier": "frontier",
@@ -18,18 +19,42 @@ STANDINGS = {
     "unresolved": "off frontier, unsure",
 }
 """A standing as a reader sees it."""
+OBJECTIVES = {"val_loss": "loss", "tokens_per_s": "speed"}
+"""An objective as a reader sees it."""
+_MARGIN = f"{MARGINS['tokens_per_s']:.0%}"
+TIED_MEANS = (
+    "“Tied”: by the means some config is as good in both loss and speed, but none is shown to be "
+    f"(95%, per comparison); in brackets, in what it isn't. A speed advantage that is below {_MARGIN} at best "
+    "counts as none; loss has no such margin."
+)
+"""What the standing "tied" claims."""
+MEMORY_PLANNED = "predicted for the tensors alone; a trial on a CPU measures that of its whole process"
+"""What the plan's memory is the memory of."""
+
+
+def standing_cell(standing: Standing, tied_in: Sequence[str]) -> str:
+    """A standing for a table's cell: "tied (loss)", "tied (speed)", "tied (both)", or as in `STANDINGS`."""
+    if standing != "tied":
+        return STANDINGS[standing]
+    return f"tied ({'both' if len(tied_in) > 1 else OBJECTIVES[tied_in[0]]})"
 
 
 def answer(found: Frontier) -> tuple[str, str]:
     """Two sentences: which points are on the frontier or tied with it, and which losses are the same."""
     if not any(one.points for one in found.frontiers):
-        return (
-            f"Nothing is known yet: none of the {found.planned} planned points has both a loss and a speed.",
-            "`sweeper status` says what is missing, `sweeper run` does it.",
-        )
+        return _nothing(found)
     one = main_device(found)
     where = f" On {one.device}:" if len(found.frontiers) > 1 else ""
     return f"{where} {_first(one)}".strip(), _second(one)
+
+
+def _nothing(found: Frontier) -> tuple[str, str]:
+    """The answer where no point can be placed: whether more is to come, and if not, how the jobs ended."""
+    none = f"none of the {found.planned} planned points has both a loss and a speed."
+    if found.to_do:
+        return f"Nothing is known yet: {none}", "`sweeper status` says what is missing, `sweeper run` does it."
+    ends = [f"{count} {state.replace('_', ' ')}" for state, count in found.jobs.items()]
+    return f"Nothing can be ranked: {none}", f"All {sum(found.jobs.values())} jobs have ended: {listed(ends)}."
 
 
 def main_device(found: Frontier) -> DeviceFrontier:
@@ -48,7 +73,10 @@ def _first(one: DeviceFrontier) -> str:
     n_tied = sum(p.standing == "tied" for p in kept)
     tied = " or tied with it" if n_tied else ""
     best = min(kept, key=lambda p: p.objectives["val_loss"].mean)
-    ends = f"from {_described(kept[0])} to {_described(best)}"
+    if best is kept[0]:
+        ends = f"{_described(best)} is the fastest and the best in loss"
+    else:
+        ends = f"from {_described(kept[0])} to {_described(best)}"
     return f"{of} {len(kept)} are on the quality/speed frontier{tied}: {ends}."
 
 
@@ -122,7 +150,10 @@ def noise_sentences(one: DeviceFrontier) -> list[str]:
         )
     speed = one.noise["tokens_per_s"]
     if speed.smallest_resolved is not None:
-        sentences.append(f"Speeds less than {speed.smallest_resolved:.1%} apart are tied too.")
+        sentences.append(
+            f"Speeds less than {speed.smallest_resolved:.1%} apart are within noise; "
+            f"being faster by less than {_MARGIN} at best counts as no advantage."
+        )
     sentences.append(one.held_equal)
     return sentences
 
@@ -131,10 +162,15 @@ def _tied_with_frontier(one: DeviceFrontier) -> list[str]:
     label = {p.point_id: p.label for p in one.points}
     return [
         f"{p.label} is tied with the frontier: {listed([label[i] for i in p.tied_with])} "
-        f"{'are' if len(p.tied_with) > 1 else 'is'} not shown to beat it."
+        f"{'are' if len(p.tied_with) > 1 else 'is'} not shown to beat it in {_in_what(p.tied_in)}."
         for p in one.points
         if p.standing == "tied"
     ]
+
+
+def _in_what(tied_in: Sequence[str]) -> str:
+    # With several dominators each may leave another objective open: what none is shown to do is to beat it in both.
+    return OBJECTIVES[tied_in[0]] if len(tied_in) == 1 else "both loss and speed"
 
 
 def plan_facts(plan: Mapping[str, Any]) -> list[str]:

@@ -28,11 +28,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """A study under one profile, as far as it is sound. `folder` is that of its file."""
+    """A study under one profile, as far as it is sound.
+
+    `folder` is that of its file; `data_must_exist` is False for a study that is only looked back at.
+    """
 
     sound: Sound
     axes: Mapping[str, Axis]
     folder: Path
+    data_must_exist: bool = True
 
     @property
     def document(self) -> Document:
@@ -239,18 +243,18 @@ def _objectives(context: Context) -> Faults:
     node = context.node("objectives")
     if node is None:
         return
-    wanted = {"val_loss": "min", "val_bpb": "min", "tokens_per_s": "max"}
+    wanted = {"val_loss": "min", "tokens_per_s": "max"}
     for name, direction in context.document.objectives.items():
         child = node.items()[name]
         if name not in wanted:
             hint = near(name, wanted)
-            instead = f"did you mean {hint}?" if hint else "use val_loss or val_bpb, and tokens_per_s"
+            instead = f"did you mean {hint}?" if hint else "use val_loss and tokens_per_s"
             yield child.key_fault(f"other objectives are not supported yet; {instead}")
         elif direction != wanted[name]:
             yield child.fault(f"{direction} is not supported yet; write {wanted[name]}")
     named = {near(name, wanted) for name in context.document.objectives}
-    if not named & {"val_loss", "val_bpb"}:
-        yield node.key_fault("a quality is missing; add val_loss: min or val_bpb: min")
+    if "val_loss" not in named:
+        yield node.key_fault("the quality is missing; add val_loss: min")
     if "tokens_per_s" not in named:
         yield node.key_fault("the speed is missing; add tokens_per_s: max")
 
@@ -259,7 +263,8 @@ def _data(context: Context) -> Faults:
     data, node = context.document.trial.data, context.node("trial", "data")
     if node is None or data in EMBEDDED_DATA:
         return
-    if not data.strip() or not os.path.exists(data_location(data, context.folder)):
+    missing = context.data_must_exist and not os.path.exists(data_location(data, context.folder))
+    if not data.strip() or missing:
         hint = did_you_mean(data, EMBEDDED_DATA).removesuffix("?")
         yield node.fault(f"{shown(data)} is no embedded data and no path beside the study; {hint}")
 

@@ -68,7 +68,6 @@ def _groups() -> Iterator[Group]:
         Choice(paths=((*params, "target"), (*params, "tolerance"))),
         Choice(paths=((*params, "min"), (*params, "max"))),
     )
-    yield (Choice(paths=(("objectives", "val_loss"),)), Choice(paths=(("objectives", "val_bpb"),)))
 
 
 GROUPS: tuple[Group, ...] = tuple(_groups())

@@ -26,15 +26,23 @@ FULL = "full"
 
 
 def load(
-    path: Path, *, profile: str | None = None, overrides: Sequence[str] = (), has_gpu: bool = False
+    path: Path,
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    has_gpu: bool = False,
+    data_must_exist: bool = True,
 ) -> LoadedStudy:
     """Load the study at `path` under a profile, with `key=value` overrides merged last.
+
+    `data_must_exist` False takes a study whose data isn't on this machine, as that of a copied run folder.
 
     Raises StudyFaults with all faults of the file, of every profile and of the overrides; UsageError for
     a profile that the study doesn't have.
     """
     parts = read_parts(path)
-    full = _layered([parts.study], below=None, faulty=parts.faulty, folder=path.parent)
+    place = _Place(folder=path.parent, data_must_exist=data_must_exist)
+    full = _layered([parts.study], below=None, faulty=parts.faulty, place=place)
     profiles = {name: full.under([layer]) for name, layer in parts.profiles.items()}
     faults = {*parts.faults, *full.faults}
     for name, merged_profile in profiles.items():
@@ -86,6 +94,14 @@ def _said_under(faults: Iterable[Fault], *, own: str, under: str) -> set[Fault]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Place:
+    """What a study's data is looked for from, and whether it has to be there."""
+
+    folder: Path
+    data_must_exist: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Layered:
     """Layers of a study merged and checked; `faulty` are paths known to be wrong before merging."""
 
@@ -95,8 +111,8 @@ class _Layered:
 
     def under(self, layers: Sequence[Node]) -> _Layered:
         """With more layers on top, the last the highest."""
-        folder = self.context.folder
-        return _layered(layers, below=self.context.sound.root, faulty=self.faulty, folder=folder)
+        place = _Place(folder=self.context.folder, data_must_exist=self.context.data_must_exist)
+        return _layered(layers, below=self.context.sound.root, faulty=self.faulty, place=place)
 
     def loaded(self, *, file: Path, profile: str) -> LoadedStudy:
         """The study, known to be free of faults."""
@@ -110,7 +126,7 @@ class _Layered:
         return LoadedStudy(study=study, profile=profile, file=file, resolved=resolved, data_path=data_path)
 
 
-def _layered(layers: Sequence[Node], *, below: Node | None, faulty: frozenset[str], folder: Path) -> _Layered:
+def _layered(layers: Sequence[Node], *, below: Node | None, faulty: frozenset[str], place: _Place) -> _Layered:
     """`layers` over what is `below`, with the faults of each layer and of all as merged."""
     known = [known_keys(layer) for layer in layers]
     above = [keys.layer for keys in known]
@@ -123,7 +139,7 @@ def _layered(layers: Sequence[Node], *, below: Node | None, faulty: frozenset[st
     axes, axis_faults = expand(axes_node)
     unsound = {f"axes.{name}" for name in axes_node.items() if name not in axes}
     sound = replace(sound, faulty=sound.faulty | unsound)
-    context = Context(sound=sound, axes=axes, folder=folder)
+    context = Context(sound=sound, axes=axes, folder=place.folder, data_must_exist=place.data_must_exist)
     form_faults = [fault for keys in known for fault in (*keys.faults, *conflicts(keys.layer))]
     faults = frozenset((*form_faults, *document_faults, *axis_faults, *check(context)))
     return _Layered(context=context, faulty=faulty, faults=faults)

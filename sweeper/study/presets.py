@@ -47,7 +47,7 @@ ALTERNATIVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 def layered(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Shape fields of a preset (`base`) under fields set by the user (`own`).
 
-    A field replaces its alternative, and when `d_model` is set the preset's heads, KV heads and FFN give
+    A field replaces the preset's alternative of it, and when `d_model` is set the preset's heads, KV heads and FFN give
     way unless they are set too, so that they're derived from the new width.
     """
     fields = dict(base)
@@ -62,6 +62,7 @@ def layered(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
             fields.pop("n_kv_heads", None)
     for name, value in own.items():
         for other in ALTERNATIVES.get(name, ()):
-            fields.pop(other, None)
+            if other not in own:
+                fields.pop(other, None)
         fields[name] = value
     return fields

@@ -140,9 +140,9 @@ class Search(_Frozen):
 
 
 class Resources(_Frozen):
-    """Of one job. `cpus` left out: all cores of the machine."""
+    """Of one job. `gpus` left out: 1 where the machine has a GPU, else 0; `cpus` left out: its share of all cores."""
 
-    gpus: Annotated[int, Whole(low=0, high=1)] = 0
+    gpus: Annotated[int, Whole(low=0, high=1)] | None = None
     cpus: Annotated[int, Whole(high=10_000)] | None = None
 
 

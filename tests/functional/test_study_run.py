@@ -210,8 +210,11 @@ def test_ctrl_c_ends_in_time_with_the_ledger_whole(place):
 
 def test_a_failing_trial_is_tried_three_times_and_named(place):
     write_study(place, seeds=1)
-    broken = "import runners.training\ndef boom(self):\n    raise ValueError('planted')\nrunners.training.Training.step = boom\n"
-    script = f"{broken}from sweeper.cli import main\nraise SystemExit(main())"
+    script = (
+        "import runners.training\nfrom sweeper.cli import main\n"
+        "def boom(self):\n    raise ValueError('planted')\n"
+        "runners.training.Training.step = boom\nraise SystemExit(main())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script, "run", "tiny.yaml", "--runner", "in-process"],
         cwd=place, capture_output=True, text=True, timeout=180, check=False,

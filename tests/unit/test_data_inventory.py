@@ -3,10 +3,11 @@
 import random
 import struct
 
+import numpy as np
 import pytest
 
 from runners.data.dataset import open_data
-from runners.data.inventory import BYTES_PER_TOKEN, bytes_per_token, train_tokens
+from runners.data.inventory import BYTES_PER_TOKEN, bytes_per_token, fingerprint, train_tokens
 from sweeper.errors import DataError
 
 
@@ -73,3 +74,18 @@ def test_bytes_per_token_passes_through_what_was_measured_and_rises_between():
     values = [bytes_per_token(vocab_size) for vocab_size in range(256, 70_000, 100)]
     assert values == sorted(values)
     assert bytes_per_token(10**6) == BYTES_PER_TOKEN[-1][1]
+
+
+def test_the_fingerprint_is_that_of_the_opened_data_and_moves_with_the_contents(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"{number}.txt").write_text(f"file {number}\n" * 300)
+    before = fingerprint("text", str(folder), 256)
+    assert before == open_data("text", str(folder), 256).fingerprint
+    (folder / "3.txt").write_text("something else\n" * 300)
+    assert fingerprint("text", str(folder), 256) != before
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    np.arange(30_000, dtype=np.uint16).tofile(shards / "train.bin")
+    assert fingerprint("shards", str(shards), 32768) == open_data("shards", str(shards), 32768).fingerprint

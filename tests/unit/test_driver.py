@@ -158,3 +158,46 @@ def test_asked_is_in_the_ledger_before_the_job_is_handed_out(tmp_path):
         assert seen[0]["type"] == "asked"
         assert Job.from_dict(seen[0]["job"]) == job
         assert seen[0]["time"].endswith("+00:00")
+
+
+def test_a_resumed_study_counts_each_earlier_failure_once(tmp_path):
+    """Two failures in one life leave one more try in the next, and no more."""
+    tries = 0
+    for expected in (2, 3):
+        with Ledger(tmp_path / "ledger.jsonl", lock=tmp_path / ".lock") as ledger:
+            session = Session(driver(1, seeds=1), ledger)
+            while tries < expected and isinstance(job := session.ask(), Job):
+                tries += 1
+                assert job.attempt == tries
+                session.tell(Failed(job=job, error="boom"))
+    with Ledger(tmp_path / "ledger.jsonl", lock=tmp_path / ".lock") as ledger:
+        assert isinstance(Session(driver(1, seeds=1), ledger).ask(), Done)
+    assert tries == 3
+
+
+def test_another_micro_batch_keeps_the_training_and_asks_for_its_speed():
+    earlier, later = driver(2, seeds=2, batch_sizes=(4,)), driver(2, seeds=2, batch_sizes=(2,))
+    while isinstance(job := earlier.ask(), Job):
+        event = outcome(job)
+        earlier.tell(event)
+        later.tell(event)
+    asked = run_to_end(later)
+    assert [(job.kind, job.execution.batch_size) for job in asked] == [("speed", 2)] * 2
+
+
+def test_out_of_memory_is_settled_at_its_own_micro_batch_alone():
+    wide, narrow = driver(1, seeds=1, batch_sizes=(4,)), driver(1, seeds=1, batch_sizes=(2,))
+    starved = final(wide.ask(), "out_of_memory")
+    for machine in (wide, narrow):
+        machine.tell(starved)
+    assert isinstance(wide.ask(), Done)
+    assert narrow.ask().execution.batch_size == 2
+
+
+def test_a_ladder_trains_at_the_first_micro_batch_that_has_memory():
+    machine = driver(1, seeds=1, batch_sizes=(8, 4, 2))
+    for status in ("out_of_memory", "ok", "ok"):
+        job = machine.ask()
+        machine.tell(Speed(job=job, status=status, speed=None, peak_memory_bytes=None, seconds={}, environment={}))
+    training = machine.ask()
+    assert (training.kind, training.execution.batch_size) == ("train", 4)

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from sweeper.dominance import nondominated
 from sweeper.errors import UsageError
 from sweeper.frontier import Frontier, frontier, frontier_json
+from sweeper.records import Failed, Job, event_record
 
 
 def found(records, planned, **changes) -> Frontier:
@@ -110,6 +111,82 @@ def test_a_tied_point_names_the_points_that_beat_it_only_by_the_means():
     assert (tied.standing, tied.on_frontier, tied.tied_with) == ("tied", False, (fastest.point_id,))
     assert (beaten.standing, beaten.tied_with) == ("dominated", ())
     assert (fastest.on_frontier, fastest.tied_with) == (True, (tied.point_id,))
+
+
+def pair(losses, speeds, *, noise, speed_noise):
+    """The second of two points, slower and worse in the mean; noise pushes the two apart in opposite directions."""
+    planned = plan([config(1, 16), config(2, 16)])
+    records = [
+        final(p, s, losses[i] + noise * sign, speeds[i] * (1 + speed_noise * sign))
+        for i, p in enumerate(planned)
+        for s, sign in enumerate((0, (-1) ** i, -((-1) ** i)))
+    ]
+    return next(p for p in found(records, planned).frontiers[0].points if p.shape["n_layers"] == 2)
+
+
+def test_an_advantage_in_speed_below_the_margin_does_not_excuse_a_loss_that_is_far_worse():
+    tight = pair((1.49, 3.0), (1001.0, 1000.0), noise=0.005, speed_noise=0.001)
+    assert tight.objectives["tokens_per_s"].high > 1001.0, "speeds are within noise"
+    assert (tight.standing, tight.tied_with, tight.tied_in) == ("dominated", (), ())
+    noisy = pair((1.49, 3.0), (1001.0, 1000.0), noise=0.005, speed_noise=0.02)
+    assert (noisy.standing, noisy.tied_in) == ("tied", ("tokens_per_s",)), "it may be some percent faster"
+
+
+def test_loss_has_no_margin_and_what_is_all_within_the_margin_is_tied():
+    close = pair((1.5, 1.50001), (2000.0, 1000.0), noise=0.0001, speed_noise=0.001)
+    assert (close.standing, close.tied_in) == ("tied", ("val_loss",))
+    planned = plan([config(1, 16), config(2, 16)], batch_sizes=(4, 8))
+    records = [
+        final(p, s, 1.5 + 0.5 * i + 0.01 * s * i, (1000.0 - 200 * i) * (1 + 0.001 * s * i))
+        for i, p in enumerate(planned[::2])
+        for s in range(3)
+    ]
+    records += [probe(p, speed) for p, speed in zip(planned, (1000.0, 1000.5, 800.0, 800.5), strict=True)]
+    points = found(records, planned).frontiers[0].points
+    standing = {p.batch_size: (p.standing, p.tied_in) for p in points if p.shape["n_layers"] == 1}
+    assert standing == {8: ("frontier", ()), 4: ("tied", ("tokens_per_s",))}, "one training: nothing is shown better"
+
+
+def test_trials_of_seeds_that_are_not_asked_any_more_do_not_count():
+    planned = plan([config(1, 16), config(2, 16)])
+    records = [final(p, s, 1.5 + s, 1000.0 * (1 + s)) for p in planned for s in range(3)]
+    result = found(records, planned, seeds=1)
+    assert result.jobs == {"ok": 2}
+    assert result.frontiers[0].seeds == (0,)
+    assert all(p.objectives["val_loss"].mean == pytest.approx(1.5) for p in result.frontiers[0].points)
+    assert all(p.objectives["tokens_per_s"].n == 1 for p in result.frontiers[0].points)
+
+
+def failed(point, seed=0):
+    job = Job(kind="train", config=point.config, execution=point.execution, seed=seed)
+    return event_record(Failed(job=job, error="no space left"))
+
+
+def test_a_job_that_failed_three_times_is_not_said_to_be_tried_again():
+    planned = plan([config(1, 16), config(2, 16)])
+    once = found([failed(planned[0])], planned)
+    assert once.to_do == 2
+    assert "1 of 2 jobs failed: `sweeper status` says why, `sweeper run` tries again." in once.doubts
+    given_up = found([failed(planned[0])] * 3, planned)
+    assert given_up.to_do == 1
+    (doubt,) = (doubt for doubt in given_up.doubts if "failed" in doubt)
+    assert doubt.startswith("1 of 2 jobs failed 3 times: the log says why")
+    assert "--fresh" in doubt
+
+
+def test_what_ran_out_of_memory_at_another_micro_batch_is_to_do_again():
+    large, small = (plan([config(1, 16)], batch_sizes=(b,)) for b in (64, 8))
+    records = [final(large[0], 0, None, None, status="out_of_memory")]
+    assert found(records, large).jobs == {"out_of_memory": 1}
+    assert "a smaller `batch_size` may fit" in found(records, large).doubts[0]
+    assert found(records, small).jobs == {"missing": 1}
+
+
+def test_a_training_kept_from_another_micro_batch_needs_a_speed_job():
+    small, large = (plan([config(1, 16)], batch_sizes=(b,)) for b in (4, 8))
+    records = [final(small[0], 0, 1.5)]
+    assert found(records, large).jobs == {"ok": 1, "missing": 1}
+    assert found([*records, probe(large[0], 2000.0)], large).jobs == {"ok": 2}
 
 
 def test_micro_batches_share_the_training_and_differ_in_speed_alone():
@@ -251,6 +328,7 @@ def test_json_is_the_contract():
     plain = json.loads(json.dumps(frontier_json(found(records, planned)), allow_nan=False))
     assert plain["schema"] == 1
     assert {"study", "profile", "objectives", "frontiers"} <= plain.keys()
+    assert plain["margins"] == {"val_loss": 0.0, "tokens_per_s": 0.01}
     (one,) = plain["frontiers"]
     assert {"device", "noise", "hypervolume", "points"} <= one.keys()
     for point in one["points"]:
@@ -258,6 +336,7 @@ def test_json_is_the_contract():
             point.keys()
         )
         assert point["p_frontier"] is None
+        assert bool(point["tied_in"]) == (point["standing"] == "tied")
         assert all(e.keys() == {"mean", "sd", "n", "low", "high"} for e in point["objectives"].values())
         low, mean, high = (point["objectives"]["tokens_per_s"][key] for key in ("low", "mean", "high"))
         assert low < mean < high

@@ -70,7 +70,8 @@ def page(planned, records, *, question="Deep or wide?", name="depth-vs-ffn", com
 def test_everything_a_reader_needs_is_on_the_page():
     planned, records = study(LOSSES, SPEEDS)
     text = " ".join(Page(page(planned, records, command="sweeper run studies/a.yaml --profile cpu")).text.split())
-    for words in ("Deep or wide?", "can't be told apart in loss", "tied with frontier", "would be found 8 times in 10",
+    for words in ("Deep or wide?", "can't be told apart in loss", "tied (loss)", "below 1% at best counts",
+                  "would be found 8 times in 10",
                   "params: too far off the budget", "data fingerprint", "f00d", "2.13.0", "Held equal: tokens",
                   "sweeper run studies/a.yaml --profile cpu", "question: Deep or wide?"):  # fmt: skip
         assert words in text
@@ -111,6 +112,44 @@ def test_a_study_with_nothing_measured_has_a_page_and_a_figure(tmp_path):
     assert "Nothing is known yet" in Page(page(planned, [])).text
     frontier_png(frontier_json(found(planned, [])), tmp_path / "x.png")
     assert size(tmp_path / "x.png") == (960, 840)
+
+
+def test_the_environment_is_rounded_and_counts_per_config_are_summed_up():
+    planned = plan([config(n, 16) for n in (1, 2, 3)])
+
+    def row(of, **precision):
+        records = [
+            final(p, s, 1.5, environment=environment(
+                load_average=1.06689453125 + s,
+                precision={"name": "fp32", "converted": 0, "total": 4 * p.config.shape.n_layers, "kept_out": [],
+                           "emulated": False} | {k: v(p.config.shape.n_layers) for k, v in precision.items()}))
+            for p in planned for s in range(2)
+        ]  # fmt: skip
+        text = page(planned, records)
+        return re.findall(rf"<tr><td>{of}</td><td class=\"why\">(.*?)</td>", text)
+
+    assert row("load average") == ["1.07–2.07"]
+    assert row("epochs") == ["0.04"]
+    assert row("precision") == ["fp32"]
+    assert row("precision total") == []
+    fp8 = {"name": lambda n: "fp8", "converted": lambda n: 4 * n - 1, "kept_out": lambda n: ["0.ffn: 96 × 17"]}
+    assert row("precision", **fp8) == ["fp8: converted 3–11 of 4–12 matmuls"]
+    assert row("precision kept out", **fp8) == ["0.ffn: 96 × 17"]
+
+
+def test_the_page_says_what_memory_is_the_memory_of():
+    planned, records = study({1: 1.7, 3: 1.5}, {1: 4e4, 3: 3e4})
+    text = Page(page(planned, records)).text
+    assert "Memory: predicted for the tensors alone" in text
+    assert "Memory: peak resident memory of the process, libraries included (CPU)." in text
+    cuda = [{**r, "environment": environment(driver="580.1")} for r in records if r["type"] == "final"]
+    assert "Memory: peak reserved on the device (CUDA)." in Page(page(planned, cuda)).text
+
+
+def test_trials_of_seeds_that_are_not_asked_any_more_are_not_on_the_page():
+    planned, records = study({1: 1.7, 3: 1.5}, {1: 4e4, 3: 3e4}, seeds=5)
+    text = page(planned, records)
+    assert len(re.findall(r'data-value="\d+" title="', text)) == len(re.findall(r"<polyline", text)) == 6
 
 
 def test_failed_and_diverged_trials_are_listed_with_their_reason():

@@ -5,15 +5,27 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
-from frontier_fakes import LOSSES, OBJECTIVES, SPEEDS, asked, config, final, plan, study
+from frontier_fakes import LOSSES, OBJECTIVES, SPEEDS, asked, config, final, plan, probe, study
 from rich.console import Console
 
 from sweeper.frontier import frontier
+from sweeper.labels import short
 from sweeper.records import Failed, Job, event_record
-from sweeper.report.tables import plan_table, status_json, status_table, summary
+from sweeper.report.tables import (
+    frontier_table,
+    loss_interval,
+    plan_table,
+    speed_interval,
+    status_json,
+    status_table,
+    summary,
+)
 from sweeper.report.text import answer, noise_sentences, tie_groups
+from sweeper.search.driver import Driver
+from sweeper.search.grid import Grid
 
 
 def found(planned, records):
@@ -54,8 +66,8 @@ def test_every_point_has_one_line_with_its_standing(width):
     assert len(table) == len(result.frontiers[0].points) == 7
     for line, point in zip(table, result.frontiers[0].points, strict=True):
         assert line.strip().startswith(point.label)
-        assert line.rstrip().endswith({"frontier": "frontier", "dominated": "dominated"}.get(
-            point.standing, "tied" if width == 80 else "tied with frontier"))  # fmt: skip
+        assert line.rstrip().endswith("tied (loss)" if point.standing == "tied" else point.standing)
+    assert "tied (loss)" in "\n".join(table)
 
 
 def test_long_labels_keep_80_columns():
@@ -63,7 +75,73 @@ def test_long_labels_keep_80_columns():
     records = [final(p, s, 1.5 + 0.1 * s * i) for i, p in enumerate(planned) for s in range(3)]
     text = shown(summary(found(planned, records)))
     assert all(len(line) <= 80 for line in text.splitlines())
-    assert "L24 f24000 lr 0.0035 b128" in text
+    assert "L24 f24000 lr 0.0035 b128 (" in " ".join(text.split()), "the answer has it whole"
+
+
+def long_labels(seeds=3):
+    """Points with labels like "L12 f2048 T256 tokens 500k lr 0.003 weight_decay 0.1"."""
+    varied = [
+        replace(c, recipe=replace(c.recipe, optimizer=replace(c.recipe.optimizer, weight_decay=decay)))
+        for n, f in ((1, 1360), (12, 2048))
+        for decay in (0.01, 0.1)
+        for c in (config(n, f, lr=0.001 * n, precision="bf16" if n > 1 else "fp32"),)
+    ]
+    planned = plan(varied)
+    records = [
+        final(p, s, 2.5 + 0.1 * i + 0.02 * s * i, 37_060.0 * (1 + 0.1 * i + 0.004 * s * i))
+        for i, p in enumerate(planned)
+        for s in range(seeds)
+    ]
+    return planned, records
+
+
+def test_long_labels_fold_so_that_numbers_and_headers_stay_whole():
+    planned, records = long_labels()
+    one = found(planned, records).frontiers[0]
+    assert all(len(p.label) > 30 for p in one.points)
+    status = status_json([*records, asked(planned[0], 3)], planned)
+    wanted = {
+        frontier_table(one): ("config params off val loss seeds tokens/s standing",
+                              [cell for p in one.points for cell in (
+                                  loss_interval(p.objectives["val_loss"]), speed_interval(p.objectives["tokens_per_s"]),
+                                  short(p.params["total"]), p.standing)]),
+        plan_table(plan_json(planned)): ("config params trunk off FLOPs/token memory time/trial",
+                                         [cell for c in plan_json(planned)["configs"] for cell in (
+                                             short(c["params"]["total"], 4), short(c["params"]["trunk"], 4), "+1.0%",
+                                             short(c["train_flops_per_token"]), "381 MiB", "25 s")]),
+        status_table(status): ("config done running failed missing why", ["3", "1"]),
+    }  # fmt: skip
+    for table, (headers, cells) in wanted.items():
+        lines = shown(table).splitlines()
+        assert all(len(line) <= 80 for line in lines)
+        assert " ".join(next(line for line in lines if line.startswith("config")).split()) == headers
+        for cell in cells:
+            assert f" {cell} " in " ".join(lines) + " ", "whole, on one line"
+        for word in one.points[0].label.split():
+            assert word in " ".join(lines)
+
+
+def test_a_tie_says_in_what():
+    """b is as good as a in loss and slower; c is far worse in loss and, for all that noise tells, as fast."""
+    planned = plan([config(n, 16) for n in (1, 2, 3, 4)])
+    noise = ((0.0, 0.0), (0.02, 0.05), (-0.02, -0.05))
+    means = ((1.5, 4e4), (1.501, 3e4), (1.8, 3.98e4), (1.501, 3.98e4))
+    records = [
+        final(p, s, loss + shift * (-1) ** i, speed * (1 + drift * (-1) ** i))
+        for i, (p, (loss, speed)) in enumerate(zip(planned, means, strict=True))
+        for s, (shift, drift) in enumerate(noise)
+    ]
+    result = found(planned, records)
+    one = result.frontiers[0]
+    assert {p.label: p.tied_in for p in one.points} == {
+        "L1": (), "L2": ("val_loss",), "L3": ("tokens_per_s",), "L4": ("val_loss", "tokens_per_s"),
+    }  # fmt: skip
+    table = shown(frontier_table(one))
+    assert all(f"tied ({what})" in table for what in ("loss", "speed", "both"))
+    text = " ".join(noise_sentences(one))
+    assert "L3 is tied with the frontier: L1 and L4 are not shown to beat it in speed." in text
+    assert "L1 is not shown to beat it in both loss and speed." in text
+    assert "being faster by less than 1% at best counts as no advantage" in text
 
 
 def test_the_answer_names_the_ends_and_what_cannot_be_told_apart():
@@ -92,7 +170,20 @@ def test_the_answer_when_all_is_resolved_when_one_seed_and_when_nothing():
     assert "one is on the frontier: L1 f1360" in answer(found(planned, records))[0]
     planned, records = study(LOSSES, SPEEDS, seeds=1)
     assert "no difference can be told from noise" in answer(found(planned, records))[1]
-    assert answer(found(planned, []))[0].startswith("Nothing is known yet: none of the 7")
+    nothing = answer(found(planned, []))
+    assert nothing[0].startswith("Nothing is known yet: none of the 7")
+    assert "`sweeper run` does it" in nothing[1]
+
+
+def test_where_all_jobs_ended_without_a_result_no_run_is_promised():
+    planned = plan([config(n, 16) for n in (1, 2, 3)])
+    ends = ("diverged", "diverged", "out_of_memory")
+    records = [final(p, 0, None, None, status=end) for p, end in zip(planned, ends, strict=True)]
+    result = found(planned, records)
+    first, second = answer(result)
+    assert first.startswith("Nothing can be ranked: none of the 3 planned points")
+    assert second == "All 3 jobs have ended: 2 diverged and 1 out of memory."
+    assert not any("`sweeper run` does" in line for line in (first, second, *result.doubts))
 
 
 def test_the_sentences_give_gap_noise_and_what_was_held_equal():
@@ -140,6 +231,28 @@ def test_status_tells_done_running_failed_missing_and_why():
     cells = {line.split()[0]: line.split()[1:5] for line in lines if line.strip().startswith("L")}
     assert cells == {"L1": ["1", "1", "·", "·"], "L2": ["·", "·", "2", "·"], "L3": ["·", "·", "·", "2"]}
     assert "diverged; the [disk] is full" in "\n".join(lines)
+
+
+def test_without_a_driver_what_was_asked_is_interrupted():
+    planned = plan([config(n, 16) for n in (1, 2)])
+    records = [asked(planned[0], 0), final(planned[1], 0, 1.5)]
+    live, dead = (status_json(records, planned, live=live) for live in (True, False))
+    assert [(row["running"], "interrupted" in row) for row in live["configs"]] == [(1, False), (0, False)]
+    assert [(row["interrupted"], "running" in row) for row in dead["configs"]] == [(1, False), (0, False)]
+    assert "interrupted" in shown(status_table(dead))
+    assert "running" not in shown(status_table(dead))
+
+
+def test_speed_jobs_are_counted_before_they_are_asked():
+    planned = plan([config(1, 16), config(2, 16), config(2, 16, lr=3e-3)], batch_sizes=(4, 8))
+    driver = Driver(
+        Grid([point.config for point in planned[::2]]), seeds=2,
+        executions=lambda _: [point.execution for point in planned[:2]],
+    )  # fmt: skip
+    status = status_json([probe(planned[1], 2000.0)], planned, seeds=2)
+    assert status["jobs"] == {"ok": 1, "missing": len(driver.jobs) - 1}
+    assert [(row["done"], row["missing"]) for row in status["configs"]] == [(1, 3), (0, 4), (0, 2)]
+    assert status_json([], plan([config(1, 16)]), seeds=2)["jobs"] == {"missing": 2}, "no speed job of its own"
 
 
 def test_tables_load_without_the_heavy_libraries():

@@ -58,7 +58,7 @@ DESIGN = """
           batch_size: 4
           precision: fp32
           optimizer: {lr: 2e-3, betas: [0.9, 0.99], weight_decay: 1e-1}
-        objectives: {val_bpb: min}
+        objectives: {val_loss: min}
         resources: {gpus: 0, cpus: null}
       lr:
         axes: {optimizer.lr: [1e-3, 3e-3], ffn_hidden: [1024, 2k], n_layers: null}
@@ -124,7 +124,7 @@ def test_a_profile_merges_deeply_and_one_of_groups_replace(loads: Loads) -> None
     assert (trial.tokens_per_step, trial.grad_accum_steps, trial.batch_size) == (None, 1, 4)
     assert (trial.optimizer.lr, trial.optimizer.betas, trial.optimizer.weight_decay) == (0.002, (0.9, 0.99), 0.1)
     assert trial.seeds == 3
-    assert dict(study.objectives) == {"tokens_per_s": "max", "val_bpb": "min"}
+    assert dict(study.objectives) == {"val_loss": "min", "tokens_per_s": "max"}
     assert (study.resources.gpus, study.resources.cpus) == (0, None)
 
 
