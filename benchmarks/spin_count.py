@@ -15,7 +15,7 @@ from pathlib import Path
 
 from plan_speed import ROOT, provenance
 
-VALUES = ("default", "1000", "10000", "100000")
+VALUES = ("default", "10000", "20000", "50000")
 TRIAL = """
 from model.shape import derive
 from runners.trial import run_job

@@ -18,16 +18,10 @@ DEFAULT_TARGET = "runners.trial:run_job"
 JobFunction = Callable[[Job], Iterator[Event]]
 
 
-SPIN_COUNT = "10000"
-"""How long an OpenMP thread busily waits for the others. GNU's default is for ever, which on a machine that does
-anything else makes a step many times slower; this costs under 5% on a quiet one (benchmarks/results/README.md)."""
-
-
 def settle_threads(cpus: int) -> None:
     """Give a job's computing and compiling `cpus` threads. Only counts before torch is imported."""
     for name in ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
         os.environ[name] = str(cpus)
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 class JobRun:

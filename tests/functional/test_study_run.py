@@ -226,3 +226,16 @@ def test_a_failing_trial_is_tried_three_times_and_named(place):
     assert set(failures.values()) == {3}
     assert "Traceback" in (folder(place) / "logs" / f"{next(iter(failures))}.log").read_text()
     assert Path(folder(place) / "report.html").exists()
+
+
+def test_results_of_other_data_are_not_added_to(place):
+    write_study(place, seeds=1)
+    sweeper(place, "run", "tiny.yaml", "--runner", "in-process", "--set", "axes.n_layers=[1]")
+    (place / "text" / "3.txt").write_text("other text\n" * 500)
+    before = (folder(place) / "ledger.jsonl").read_bytes()
+    said = sweeper(place, "run", "tiny.yaml", "--runner", "in-process", expect=2)
+    assert "text: the data has changed" in said
+    assert "--fresh" in said
+    assert (folder(place) / "ledger.jsonl").read_bytes() == before
+    assert "axes" in (folder(place) / "study.yaml").read_text()
+    assert "n_layers:\n  - 1\n  - 2" not in (folder(place) / "study.yaml").read_text()
