@@ -264,7 +264,8 @@ def connected(address: str | None = None) -> Iterator[None]:
                     runtime_env=runtime_env,
                     **({} if address else local),
                 )
-            yield
+            with _sigterm_interrupts():
+                yield
         finally:
             with _interrupt_afterwards():
                 ray.shutdown()
@@ -275,6 +276,19 @@ def _folder_of(package: str) -> str:
     if spec is None or not spec.submodule_search_locations:
         raise SweeperError(f"the package {package} is not installed as a folder")
     return str(Path(next(iter(spec.submodule_search_locations))).absolute())
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM (a scheduler's, or `timeout`'s) ends a run as Ctrl-C does; Ray's own handler would dump its stack."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if callable(before) else signal.SIG_DFL)
 
 
 @contextlib.contextmanager

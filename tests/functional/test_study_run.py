@@ -187,7 +187,9 @@ def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(place, kill_af
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
 
 
-def test_ctrl_c_ends_in_time_with_the_ledger_whole(place):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_in_time_with_the_ledger_whole(place, number):
+    """Ctrl-C reaches every process of the terminal, a scheduler's SIGTERM the driver alone."""
     write_study(place, tokens="30k")
     process = subprocess.Popen(
         command("run", "tiny.yaml"), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -196,12 +198,16 @@ def test_ctrl_c_ends_in_time_with_the_ledger_whole(place):
     with process:
         wait_for_finals(place, process, 1)
         start = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
         said, _ = process.communicate(timeout=60)
     assert time.monotonic() - start < 10
     assert process.returncode == 130, said
     assert "interrupted" in said
     assert "Traceback" not in said
+    assert "***" not in said
     content = (folder(place) / "ledger.jsonl").read_bytes()
     assert content.endswith(b"\n")
     _, (parent,), children = mlflow_runs(place)
