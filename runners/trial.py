@@ -10,7 +10,7 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from model.compile import forget_compiled, graph_breaks
 from runners import measuring
 from runners.data.dataset import (
+    Batch,
     Dataset,
     epochs,
     held_out_batches,
@@ -64,6 +65,8 @@ class _Run:
         self.curve: list[float] = []
         self.notes: list[str] = []
         self.windows: list[tuple[int, float]] = []
+        self.first_step: float | None = None
+        self.batches: Generator[Batch] | None = None
         self.environment: dict[str, Any] = measuring.environment(device)
 
     def set_up(self) -> Dataset:
@@ -131,11 +134,16 @@ class _Run:
         done = self.training.step_index
         if done == 1:
             self.first_step = taken
-        elif not self.seconds["compile"]:
-            self.seconds["compile"] = max(0.0, self.first_step - taken / count)
-            self.seconds["train"] -= self.seconds["compile"]
+        elif self.first_step is not None:
+            self.book_compilation(taken / count)
         if done > 1 + measuring.WARM_UP_STEPS:
             self.windows.append((count, taken))
+
+    def book_compilation(self, step_seconds: float) -> None:
+        """Once: move what the first step cost beyond `step_seconds` from training to compilation."""
+        self.seconds["compile"] = max(0.0, self.first_step - step_seconds)
+        self.seconds["train"] -= self.seconds["compile"]
+        self.first_step = None
 
     def evaluate(self, dataset: Dataset) -> tuple[float, float | None]:
         """Held-out loss in nats per token, and in bits per byte where bytes are known."""
@@ -165,9 +173,8 @@ class _Run:
         self.windows.clear()
         missing = max(1, 1 + measuring.WARM_UP_STEPS - self.training.step_index)
         each = self.training.timed_steps(missing) / missing
-        if not self.seconds["compile"] and self.training.step_index == 1 + missing:
-            self.seconds["compile"] = max(0.0, self.first_step - each)
-            self.seconds["train"] -= min(self.seconds["train"], self.seconds["compile"])
+        if self.first_step is not None:
+            self.book_compilation(each)
         per_window = max(1, round(PROBE_WINDOW_SECONDS / each))
         for _ in range(PROBE_WINDOWS):
             self.windows.append((per_window, self.training.timed_steps(per_window)))
@@ -198,8 +205,8 @@ class _Run:
 
     def release(self) -> None:
         """Let go of the model, its optimizer and the batches, so that the next job starts clean."""
-        if batches := getattr(self, "batches", None):
-            batches.close()
+        if self.batches is not None:
+            self.batches.close()
         self.training = None
         gc.collect()
         if self.device.type == "cuda":

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -100,6 +101,33 @@ def test_out_of_memory_is_a_result_and_the_next_trial_is_unharmed(chain, monkeyp
 def test_a_real_allocation_failure_is_out_of_memory(chain):
     monster = job(chain[0], shape={"n_layers": 1, "d_model": 2**21, "head_dim": 2**20, "ffn_hidden": 2**21})
     assert last(monster).status == "out_of_memory"
+
+
+@pytest.mark.parametrize("vocab_size", [256, 320])
+def test_bits_per_byte_are_the_nats_over_the_targets_bytes(tmp_path, vocab_size):
+    text = tmp_path / "text"
+    text.mkdir()
+    for number in range(30):
+        (text / f"{number}.txt").write_text("".join(f"line {i} of {number}: {i * number}\n" for i in range(300)))
+    outcome = last(job(text, shape={"vocab_size": vocab_size}, data="text", steps=20))
+    dataset = open_data("text", str(text), vocab_size)
+    targets = [
+        token
+        for _, batch in held_out_batches(dataset, eval_tokens=8192, batch_size=8, seq_len=64, device="cpu")
+        for token in batch.flatten().tolist()
+    ]
+    size = len(targets) if vocab_size == 256 else sum(int(dataset.token_bytes[token]) for token in targets)
+    assert (size > len(targets)) == (vocab_size > 256)
+    assert outcome.val_bpb == pytest.approx(outcome.val_loss * len(targets) / math.log(2) / size)
+
+
+@pytest.mark.parametrize("steps", [1, 30])
+def test_the_four_clocks_add_up_to_no_more_than_the_trial_took(chain, steps):
+    start = time.perf_counter()
+    outcome = last(job(chain[0], steps=steps, compile=True))
+    assert all(seconds >= 0 for seconds in outcome.seconds.values())
+    assert sum(outcome.seconds.values()) <= time.perf_counter() - start
+    assert outcome.seconds["compile"] > 0
 
 
 def test_other_errors_are_not_swallowed(chain, monkeypatch):
