@@ -2,7 +2,7 @@
 
 Letters in tensor names: B sequences, T positions, D d_model, H query heads, K key/value heads, C head_dim,
 F ffn_hidden, V vocabulary. The mathematics is that of Hugging Face's LlamaForCausalLM (eps 1e-6, theta 10,000,
-rotation by halves), with the q, k, v and the gate, up projections fused.
+rotation by halves), with the q, k, v and the gate, up projections fused; a parametrization may add two multipliers.
 """
 
 from __future__ import annotations
@@ -11,24 +11,27 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from model.loss import Loss, full_loss
+from model.parametrization import Parametrization, standard
 from model.shape import Shape
 
 NORM_EPS = 1e-6
 ROPE_THETA = 10_000.0
-INIT_STD = 0.02
 
 
 class RMSNorm(nn.Module):
-    """x · g / rms(x) over the last dimension, computed in fp32 (1910.07467)."""
+    """x · g / rms(x) · scale over the last dimension, computed in fp32 (1910.07467)."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, scale: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, size) → (…, size), in the input's dtype."""
         wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPS)
+        inverse_rms = torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPS)
+        wide = wide * (inverse_rms if self.scale == 1 else inverse_rms * self.scale)
         return (wide * self.weight).to(x.dtype)
 
 
@@ -88,10 +91,11 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm layer: attention and FFN, each added to the residual stream."""
+    """One pre-norm layer: attention and FFN, each × `branch` added to the residual stream."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, branch: float = 1.0) -> None:
         super().__init__()
+        self.branch = branch
         self.attention_norm = RMSNorm(shape.d_model)
         self.attention = Attention(shape)
         self.ffn_norm = RMSNorm(shape.d_model)
@@ -99,17 +103,19 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
         """(B, T, D) → (B, T, D)."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TC, sin_TC)
-        return x_BTD + self.ffn(self.ffn_norm(x_BTD))
+        attended_BTD = self.attention(self.attention_norm(x_BTD), cos_TC, sin_TC)
+        x_BTD = torch.add(x_BTD, attended_BTD, alpha=self.branch)
+        return torch.add(x_BTD, self.ffn(self.ffn_norm(x_BTD)), alpha=self.branch)
 
 
 class Head(nn.Module):
     """The final norm and the output projection; its weight is the input table's when tied."""
 
-    def __init__(self, shape: Shape, table: nn.Parameter) -> None:
+    def __init__(self, shape: Shape, table: nn.Parameter, *, input_scale: float = 1.0) -> None:
         super().__init__()
-        self.norm = RMSNorm(shape.d_model)
+        self.norm = RMSNorm(shape.d_model, scale=input_scale)
         self.weight = table if shape.tie_embeddings else nn.Parameter(torch.empty_like(table))
+        self.cross_entropy: Loss = full_loss
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) → logits (B, T, V)."""
@@ -117,19 +123,19 @@ class Head(nn.Module):
 
     def loss(self, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross-entropy, nats per token, in fp32."""
-        logits_BTV = self(x_BTD)
-        return F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten())
+        return self.cross_entropy(self.norm(x_BTD).flatten(0, 1), self.weight, targets_BT.flatten())
 
 
 class Transformer(nn.Module):
     """The decoder. `seq_len` sizes the rotary tables, which are buffers and no parameters."""
 
-    def __init__(self, shape: Shape, *, seq_len: int) -> None:
+    def __init__(self, shape: Shape, *, seq_len: int, parametrization: Parametrization | None = None) -> None:
         super().__init__()
         self.shape = shape
+        self.parametrization = parametrization or standard(shape)
         self.embedding = nn.Embedding(shape.vocab_size, shape.d_model)
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layers))
-        self.head = Head(shape, self.embedding.weight)
+        self.blocks = nn.ModuleList(Block(shape, branch=self.parametrization.branch) for _ in range(shape.n_layers))
+        self.head = Head(shape, self.embedding.weight, input_scale=self.parametrization.head_input)
         cos_TC, sin_TC = rotary_tables(seq_len, shape.head_dim)
         self.register_buffer("cos_TC", cos_TC, persistent=False)
         self.register_buffer("sin_TC", sin_TC, persistent=False)
@@ -153,28 +159,29 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Normal(0, 0.02), residual outputs ÷ √(2L) (GPT-2), norms at 1; `generator` alone decides.
+        """Normal with the parametrization's deviations, norms at 1; `generator` alone decides.
 
         Values are drawn on the generator's device and copied, so a seed means the same on every device.
         """
-        residual = INIT_STD / (2 * self.shape.n_layers) ** 0.5
         for name, parameter in self.named_parameters():
-            if parameter.dim() == 1:
+            std = self.parametrization.rule(name).init_std
+            if std is None:
                 parameter.fill_(1.0)
                 continue
-            std = residual if name.endswith(("attention.out.weight", "ffn.down.weight")) else INIT_STD
             drawn = torch.empty(parameter.shape, device=generator.device)
             parameter.copy_(drawn.normal_(0.0, std, generator=generator))
 
 
-def build(shape: Shape, *, seq_len: int, seed: int, device: torch.device) -> Transformer:
-    """A fresh fp32 model on `device`, initialised from `seed` alone.
+def build(
+    shape: Shape, *, seq_len: int, seed: int, device: torch.device, parametrization: Parametrization | None = None
+) -> Transformer:
+    """A fresh fp32 model on `device`, initialised from `seed` alone; standard where no `parametrization` is given.
 
     Raises RuntimeError when the built parameter count differs from the shape's: counts are what people
     choose shapes by, so a trial never runs on a wrong one.
     """
     with torch.device("meta"):
-        model = Transformer(shape, seq_len=seq_len)
+        model = Transformer(shape, seq_len=seq_len, parametrization=parametrization)
     model = model.to_empty(device=device)
     if shape.tie_embeddings:
         model.head.weight = model.embedding.weight

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from runners.job_run import DEFAULT_TARGET, JobRun, stopped
 from sweeper.errors import SweeperError
@@ -22,19 +24,23 @@ class Asked(Protocol):
         ...
 
 
-def run(session: Asked, *, job_target: str = DEFAULT_TARGET, logs: Path) -> None:
-    """Run jobs until none is left. What a job prints goes to `logs/<job_id>.log`."""
+def run(
+    session: Asked, *, job_target: str = DEFAULT_TARGET, logs: Path, options: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Run jobs until none is left. What a job prints goes to `logs/<job_id>.log`.
+
+    `options` are handed to the job's function by name, like `checkpoints`.
+    """
     while True:
         answer = session.ask()
         if isinstance(answer, Done):
             return
         if isinstance(answer, Wait):
             raise SweeperError("the search waits for an outcome, but no job is running")
-        _run_job(session, answer, job_target, logs)
+        _run_job(session, JobRun(answer, job_target=job_target, logs=logs, options=options), answer)
 
 
-def _run_job(session: Asked, job: Job, job_target: str, logs: Path) -> None:
-    running = JobRun(job, job_target=job_target, logs=logs)
+def _run_job(session: Asked, running: JobRun, job: Job) -> None:
     rungs: list[Rung] = []
     try:
         while isinstance(event := running.next_event(), Rung):

@@ -7,15 +7,18 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from sweeper.records import Event, Failed, Final, Job, Rung
 
 DEFAULT_TARGET = "runners.trial:run_job"
 """Where the function lies that turns a job into its events, as "module:function"."""
 
-JobFunction = Callable[[Job], Iterator[Event]]
+JobFunction = Callable[..., Iterator[Event]]
+"""Takes a Job, and by name the options that its runner was given."""
 
 
 def settle_threads(cpus: int) -> None:
@@ -27,11 +30,14 @@ def settle_threads(cpus: int) -> None:
 class JobRun:
     """A started job. `next_event` is called until it gives an outcome, which is any event but a Rung.
 
-    `job_target` is imported when the first event is wanted, so that importing it may fail as the job may.
+    `job_target` is imported when the first event is wanted, so that importing it may fail as the job may; it is
+    called with the job and `options`.
     """
 
-    def __init__(self, job: Job, *, job_target: str, logs: Path) -> None:
-        self._job, self._target, self._log = job, job_target, log_path(job, logs)
+    def __init__(
+        self, job: Job, *, job_target: str, logs: Path, options: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        self._job, self._target, self._log, self._options = job, job_target, log_path(job, logs), options
         self._events: Iterator[Event] | None = None
 
     def next_event(self) -> Event:
@@ -39,7 +45,7 @@ class JobRun:
         with output_to(self._log):
             try:
                 if self._events is None:
-                    self._events = load_target(self._target)(self._job)
+                    self._events = load_target(self._target)(self._job, **self._options)
                 event = next(self._events, None)
             except (Exception, SystemExit) as error:
                 traceback.print_exc()
@@ -79,13 +85,14 @@ def failed(job: Job, error: BaseException) -> Failed:
 
 
 def stopped(job: Job, rungs: Sequence[Rung]) -> Final:
-    """The outcome of a job that was told to stop after `rungs`."""
+    """The outcome of a job that was told to stop after `rungs`; those of a training that was begun anew don't count."""
+    begun = max((n for n in range(1, len(rungs)) if rungs[n].tokens <= rungs[n - 1].tokens), default=0)
     return Final(
-        job=job,
+        job=rungs[-1].job if rungs else job,
         status="stopped_early",
         val_loss=None,
         val_bpb=None,
-        curve=tuple((rung.tokens, rung.loss) for rung in rungs),
+        curve=tuple((rung.tokens, rung.loss) for rung in rungs[begun:]),
         tokens=rungs[-1].tokens if rungs else 0,
         seconds={},
         speed=None,

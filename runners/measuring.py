@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import platform
 import statistics
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from sweeper.records import SpeedSummary
 
 WARM_UP_STEPS = 10
 MIN_WINDOWS = 3
+SHORTEST_LOOK = 0.2
+"""Seconds over which the load of other processes can be told: the kernel counts in hundredths."""
 RECORDED_PACKAGES = ("sweeper", "torch", "torchao", "triton", "tokenizers", "numpy")
 
 
@@ -38,9 +42,13 @@ def synchronise(device: torch.device) -> None:
 
 def device_kind(device: torch.device) -> str:
     """The kind of device that a speed belongs to: the GPU's name, or the CPU's with the threads used."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+    name = device_name(device)
+    return name if device.type == "cuda" else f"{name}, {torch.get_num_threads()} threads"
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the GPU or of the processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 
 def _cpu_name() -> str:
@@ -76,13 +84,41 @@ def _driver() -> str | None:
     return path.read_text().splitlines()[0].strip() if path.exists() else torch.version.cuda
 
 
-def other_cpu_load(seconds: float = 0.2) -> float:
-    """CPU cores kept busy by other processes than this one, sampled over `seconds`."""
-    own = psutil.Process()
-    psutil.cpu_percent()
-    before = sum(own.cpu_times()[:2])
-    busy = psutil.cpu_percent(interval=seconds) / 100 * (psutil.cpu_count() or 1)
-    return max(0.0, busy - (sum(own.cpu_times()[:2]) - before) / seconds)
+class OtherLoad:
+    """CPU cores that other processes keep busy, from when this is made. Time stolen from a virtual machine counts."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter(), _other_cpu_seconds()
+
+    def cores(self) -> float:
+        """The mean number of cores since the start; 0 where the kernel doesn't tell, or too little time has passed."""
+        (then, before), now = self._start, _other_cpu_seconds()
+        passed = time.perf_counter() - then
+        if before is None or now is None or passed < SHORTEST_LOOK:
+            return 0.0
+        return max(0.0, (now - before) / passed)
+
+
+def _other_cpu_seconds() -> float | None:
+    """Seconds of all cores that weren't idle, less those of this process and of its children that have ended."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.read_text().split("\n", 1)[0].split()[1:9])
+    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return busy - sum(os.times()[:4])
+
+
+@contextlib.contextmanager
+def collector_off() -> Iterator[None]:
+    """No garbage collection within the block: one takes as long as several steps of a small model."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -109,18 +145,26 @@ def peak_memory_bytes(device: torch.device) -> int | None:
     return None
 
 
-def summarise(windows: list[tuple[int, float]], *, tokens_per_step: int) -> SpeedSummary | None:
-    """Median, lowest and highest tokens/s over windows of (whole steps, seconds); None below 3 windows."""
+def summarise(
+    windows: list[tuple[int, float]], *, tokens_per_step: int, flops_per_token: int, peak_tflops: float | None
+) -> SpeedSummary | None:
+    """Median, lowest and highest tokens/s over windows of (whole steps, seconds); None below 3 windows.
+
+    `peak_tflops` is the device's, for the MFU; None where it isn't known.
+    """
     if len(windows) < MIN_WINDOWS:
         return None
     rates = [steps * tokens_per_step / seconds for steps, seconds in windows]
     median = statistics.median(rates)
+    tflops = median * flops_per_token / 1e12
     return SpeedSummary(
         tokens_per_s=median,
         low=min(rates),
         high=max(rates),
         windows=tuple(rates),
         step_ms=1000 * tokens_per_step / median,
+        tflops_per_s=tflops,
+        mfu=tflops / peak_tflops if peak_tflops else None,
     )
 
 

@@ -55,8 +55,15 @@ SETTINGS = {
 """Read from the environment by Ray and Tune, here and in the workers."""
 
 
+RECYCLED = "the worker that ran out of memory isn't given another job"
+"""What a worker says that wants to be replaced."""
+
+
 class JobTrainable(tune.Trainable):
-    """A worker process: runs one job after another, one `step` per event."""
+    """A worker process: runs one job after another, one `step` per event, until one has run out of memory.
+
+    What is left of the memory then may be in pieces, on the device and on the host: the next job gets a new process.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
         """Before torch is imported: all CPUs of the job for its threads."""
@@ -67,15 +74,23 @@ class JobTrainable(tune.Trainable):
     def _start(self, config: Mapping[str, Any]) -> None:
         job = Job.from_dict(json.loads(config["job"]))
         self._run = JobRun(job, job_target=config["target"], logs=Path(config["logs"]))
+        self._spent = False
 
     def step(self) -> dict[str, Any]:
         """The next event of the job."""
         event = self._run.next_event()
+        self._spent = getattr(event, "status", None) == "out_of_memory"
         return {"event": event, DONE: not isinstance(event, Rung)}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take on another job in the same process."""
+        """Take on another job in the same process.
+
+        Raises SweeperError instead when that process is to be replaced. (Returning False would lose the job: Tune
+        ends the trial then without telling anyone.)
+        """
         self._run.close()
+        if self._spent:
+            raise SweeperError(RECYCLED)
         self._start(new_config)
         return True
 
@@ -90,6 +105,7 @@ class _Desk:
     def __init__(self, session: Asked, *, room: int, job_config: Mapping[str, Any]) -> None:
         self._session, self._room, self._job_config = session, room, job_config
         self._jobs: dict[str, Job] = {}
+        self._again: list[Job] = []
         self._rungs: dict[str, list[Rung]] = {}
         self.error: Exception | None = None
 
@@ -98,7 +114,7 @@ class _Desk:
         if len(self._jobs) >= self._room:
             return None
         with self._keep_error():
-            answer = self._session.ask()
+            answer = self._again.pop() if self._again else self._session.ask()
             if isinstance(answer, Wait) and not self._jobs:
                 raise SweeperError("the search waits for an outcome, but no job is running")
         if isinstance(answer, Done):
@@ -121,9 +137,12 @@ class _Desk:
             self._session.tell(stopped(job, rungs) if isinstance(event, Rung) else event)
 
     def on_death(self, trial_id: str, report: str) -> None:
-        """Tell that a job's process died; `report` is what Ray says about it."""
+        """Tell that a job's process died; `report` is what Ray says about it. A job not begun is handed out again."""
         job = self._jobs.pop(trial_id)
         del self._rungs[trial_id]
+        if RECYCLED in report:
+            self._again.append(job)
+            return
         said = last_lines(log_path(job, Path(self._job_config["logs"])))
         with self._keep_error():
             self._session.tell(Failed(job=job, error=cause_of_death(report), traceback=said))

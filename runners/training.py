@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,9 +13,12 @@ from torch import Tensor
 from model import compile as compilation
 from model import precision
 from model.transformer import Transformer, build
-from runners.measuring import synchronise
-from runners.optimizer import lr_factor, make_adamw
+from runners.measuring import collector_off, synchronise
+from runners.optimizer import lr_factor, make_optimizer, parametrization_for
 from sweeper.records import Job
+
+UNSCHEDULED_STEPS = 1000
+"""The schedule of a speed job whose recipe gives minutes: its learning rates don't matter."""
 
 
 @dataclass(kw_only=True)
@@ -34,25 +38,38 @@ class Training:
 
     def __post_init__(self) -> None:
         recipe, shape = self.job.config.recipe, self.job.config.shape
-        self.model = build(shape, seq_len=recipe.seq_len, seed=self.job.seed, device=self.device)
-        self.report = precision.apply(self.model, name=recipe.precision, device=self.device)
-        self.optimizer = make_adamw(self.model, recipe.optimizer)
+        self.model = build(
+            shape,
+            seq_len=recipe.seq_len,
+            seed=self.job.seed,
+            device=self.device,
+            parametrization=parametrization_for(shape, recipe.optimizer.base),
+        )
+        self.report = precision.apply(
+            self.model,
+            name=self.job.precision,
+            device=self.device,
+            backend=recipe.fp8_backend or "torchao",
+            layer_filter=recipe.fp8_filter or "auto",
+        )
+        self.optimizer = make_optimizer(self.model, recipe.optimizer)
         if self.job.execution.compile:
-            compilation.compile_blocks(self.model)
+            compilation.compile_blocks(self.model, whole=self.report.eager is None)
+        compilation.set_loss(self.model, compiled=self.job.execution.compile)
 
     def step(self) -> None:
         """One optimizer step over tokens_per_step tokens, at the schedule's learning rate."""
-        settings, steps = self.job.config.recipe.optimizer, self.job.config.recipe.steps
+        settings, steps = self.job.config.recipe.optimizer, self.job.steps or UNSCHEDULED_STEPS
         factor = lr_factor(
             min(self.step_index, steps - 1), steps=steps, warmup=settings.warmup, cooldown=settings.cooldown
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * factor
+            group["lr"] = group["peak_lr"] * factor
         micro_batches = self.job.grad_accum_steps
         total = torch.zeros((), device=self.device)
         for _ in range(micro_batches):
             inputs_BT, targets_BT = next(self.batches)
-            with precision.autocast(name=self.job.config.recipe.precision, device=self.device):
+            with self.autocast():
                 loss = self.model.loss(inputs_BT, targets_BT)
             (loss / micro_batches).backward()
             total += loss.detach()
@@ -62,14 +79,19 @@ class Training:
         self.losses.append(total / micro_batches)
         self.step_index += 1
 
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The context of this job's forward passes."""
+        return precision.autocast(name=self.report.name, device=self.device, backend=self.report.backend or "torchao")
+
     def timed_steps(self, count: int) -> float:
         """Take `count` steps; the seconds that they took, from idle device to idle device."""
         synchronise(self.device)
-        start = time.perf_counter()
-        for _ in range(count):
-            self.step()
-        synchronise(self.device)
-        return time.perf_counter() - start
+        with collector_off():
+            start = time.perf_counter()
+            for _ in range(count):
+                self.step()
+            synchronise(self.device)
+            return time.perf_counter() - start
 
     def collect_losses(self) -> list[float]:
         """The mean losses of the steps since the last call, in nats per token."""
@@ -90,7 +112,7 @@ def evaluate(training: Training, batches: Iterator[tuple[Tensor, Tensor]]) -> tu
         with (
             torch.compiler.set_stance("default" if whole else "force_eager"),
             torch.set_grad_enabled(whole),
-            precision.autocast(name=training.job.config.recipe.precision, device=training.device),
+            training.autocast(),
         ):
             loss = training.model.loss(inputs_BT, targets_BT).detach()
         total += loss.item() * targets_BT.numel()

@@ -1,7 +1,6 @@
 """A job from start to outcome: train one config with one seed, or measure one config's speed.
 
-Knows neither Ray nor MLflow. Time is kept in four parts: set_up (data, model), compile (what the first step cost
-beyond a later one), train (optimizer steps), evaluate.
+Knows neither Ray nor MLflow. Where its time goes, `runners.clock` says.
 """
 
 from __future__ import annotations
@@ -9,104 +8,147 @@ from __future__ import annotations
 import gc
 import math
 import statistics
-import time
 from collections.abc import Generator, Iterator
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from model.compile import forget_compiled, graph_breaks
-from runners import measuring
-from runners.data.dataset import (
-    Batch,
-    Dataset,
-    epochs,
-    held_out_batches,
-    held_out_bytes_per_token,
-    open_data,
-    train_batches,
-)
+from model.compile import forget_compiled
+from runners import between_jobs, measuring
+from runners.clock import Clock
+from runners.data.dataset import Batch, Dataset, epochs, held_out_batches, held_out_bytes_per_token, train_batches
+from runners.device_state import DeviceInUse
+from runners.surroundings import Surroundings
 from runners.training import Training, evaluate
-from sweeper.records import Event, Final, Job, Rung, Speed, SpeedSummary, Status
+from sweeper.records import Event, Final, Job, Rung, Speed, Status
+
+if TYPE_CHECKING:
+    from runners.checkpoint import Checkpoints, Saved
 
 RUNGS = 10
 CURVE_POINTS = 256
 PROBE_WINDOWS = 5
 PROBE_WINDOW_SECONDS = 0.5
-LOADED_CORES = 0.5
 
 
-def run_job(job: Job) -> Iterator[Event]:
-    """The events of a job: rungs, then one Final (train) or one Speed (speed). Out of memory is an outcome."""
-    device = measuring.pick_device(job.device)
-    forget_compiled()
-    gc.collect()
-    measuring.reset_peak_memory(device)
-    run = _Run(job, device)
+def run_job(job: Job, *, checkpoints: Checkpoints | None = None) -> Iterator[Event]:
+    """The events of a job: rungs, then one Final (train) or one Speed (speed). Out of memory is an outcome.
+
+    A study's trials are short and leave no `checkpoints`. After a loss under FP8 that isn't finite, the rungs begin
+    anew: the job is trained again in bf16. Raises DeviceInUse where others use the device and the job doesn't allow it.
+    """
+    run = _Run(job, checkpoints)
+    ending = None
     try:
-        yield from run.train() if job.kind == "train" else run.probe()
+        ending = (yield from run.train()) if job.kind == "train" else run.probe()
     except (RuntimeError, MemoryError) as error:
         if not measuring.is_out_of_memory(error):
             raise
-        yield run.outcome("out_of_memory")
+        run.surroundings.note_boundary(error)
+        ending = _Ending(status="out_of_memory")
     finally:
-        run.release()
+        run.release(ended=ending is not None)
+    yield run.outcome(ending)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ending:
+    """How a job ended, with its held-out loss where it has one."""
+
+    status: Status
+    val_loss: float | None = None
+    val_bpb: float | None = None
 
 
 class _Run:
     """The state of one job while it runs: clocks, curve, notes."""
 
-    def __init__(self, job: Job, device: torch.device) -> None:
-        self.job, self.device = job, device
+    def __init__(self, job: Job, checkpoints: Checkpoints | None) -> None:
+        self.clock = Clock()
+        self.job, self.checkpoints = job, checkpoints
         self.recipe = job.config.recipe
+        self.device = measuring.pick_device(job.device)
+        self.surroundings = Surroundings(job, self.device)
+        self.notes, self.environment = self.surroundings.notes, self.surroundings.environment
         self.training: Training | None = None
-        self.seconds = dict.fromkeys(("set_up", "compile", "train", "evaluate"), 0.0)
-        self.curve: list[float] = []
-        self.notes: list[str] = []
-        self.windows: list[tuple[int, float]] = []
-        self.first_step: float | None = None
         self.batches: Generator[Batch] | None = None
-        self.environment: dict[str, Any] = measuring.environment(device)
+        self.curve: list[float] = []
+        self.windows: list[tuple[int, float]] = []
+        self.began_at = 0
+        self.first_step: float | None = None
 
     def set_up(self) -> Dataset:
         """Open the data, build the model; say what will matter to who reads the result."""
-        start = time.perf_counter()
-        others = measuring.other_cpu_load() if self.device.type == "cpu" else 0.0
-        if others > LOADED_CORES:
-            self.notes.append(f"other processes kept {others:.1f} CPU cores busy when the trial started")
-        dataset = open_data(self.recipe.data, self.job.data_path, self.job.config.shape.vocab_size)
-        passes = epochs(dataset, self.recipe.tokens, self.recipe.seq_len)
+        self.surroundings.enter()
+        dataset = between_jobs.data_of(self.recipe.data, self.job.data_path, self.job.config.shape.vocab_size)
+        passes = epochs(dataset, (self.job.steps or 0) * self.recipe.tokens_per_step, self.recipe.seq_len)
         if passes > 1:
             self.notes.append(f"the trial passed over its data {passes:.2f} times")
+        self.environment |= {
+            "data_fingerprint": dataset.fingerprint,
+            "data": dataset.description,
+            "epochs": round(passes, 4),
+        }
+        self.build(dataset)
+        return dataset
+
+    def build(self, dataset: Dataset) -> None:
+        """A fresh training, or one that goes on from its checkpoint."""
+        saved = self.checkpoints.last(self.job, data_fingerprint=dataset.fingerprint) if self.checkpoints else None
         self.batches = train_batches(
             dataset,
             seed=self.job.seed,
             batch_size=self.job.execution.batch_size,
             seq_len=self.recipe.seq_len,
             device=self.device,
+            skip=saved.header.step * self.recipe.tokens_per_step // self.recipe.seq_len if saved else 0,
         )
         self.training = Training(job=self.job, device=self.device, batches=self.batches)
-        self.environment |= {
-            "data_fingerprint": dataset.fingerprint,
-            "data": dataset.description,
-            "epochs": round(passes, 4),
-            "precision": asdict(self.training.report),
-        }
-        self.seconds["set_up"] = time.perf_counter() - start
-        return dataset
+        self.environment["precision"] = asdict(self.training.report)
+        if saved is not None:
+            self.go_on(saved)
 
-    def train(self) -> Iterator[Event]:
-        """Train, evaluate, and where the schedule was too short to be timed, take more steps for the speed."""
+    def go_on(self, saved: Saved) -> None:
+        """Take up a training where an earlier process has left it, its losses and its clocks with it."""
+        self.curve = saved.load_into(self.training)
+        self.began_at = self.training.step_index
+        self.clock.add(saved.header.seconds)
+        self.environment["resumed"] = {"step": self.began_at, "seconds": dict(saved.header.seconds)}
+
+    def leave_checkpoint(self) -> None:
+        """Write what the training can go on from, where that is due. That it couldn't be written ends no training."""
+        step = self.training.step_index
+        if self.checkpoints is None or not self.checkpoints.due(step, steps=self.job.steps):
+            return
+        self.clock.enter("timing")
+        fingerprint, seconds = self.environment["data_fingerprint"], self.clock.read()
+        try:
+            self.checkpoints.save(self.training, losses=self.curve, seconds=seconds, data_fingerprint=fingerprint)
+        except OSError as error:
+            self.notes.append(f"the checkpoint at step {step} couldn't be written: {error}")
+        self.clock.enter("set_up")
+
+    def train(self) -> Generator[Event, None, _Ending]:
+        """Train and evaluate; where FP8 gives a loss that isn't finite, once more in bf16."""
         dataset = self.set_up()
+        ending = yield from self.attempt(dataset)
+        if ending is None and self.job.precision == "fp8":
+            self.start_again_in_bf16(dataset)
+            ending = yield from self.attempt(dataset)
+        return ending or _Ending(status="diverged")
+
+    def attempt(self, dataset: Dataset) -> Generator[Event, None, _Ending | None]:
+        """Take the schedule's steps, evaluate, and where they were too few to be timed, take more; None after a NaN."""
         for count in self.segments():
+            self.clock.enter("train")
             taken = self.training.timed_steps(count)
             losses = self.training.collect_losses()
+            self.clock.enter("set_up")
             self.curve += losses
             self.keep_time(count, taken)
             if not all(map(math.isfinite, losses)):
-                yield self.outcome("diverged")
-                return
+                return None
+            self.surroundings.check_memory()
+            self.leave_checkpoint()
             rate = self.windows[-1][0] * self.recipe.tokens_per_step / self.windows[-1][1] if self.windows else None
             yield Rung(
                 job=self.job,
@@ -115,39 +157,65 @@ class _Run:
                 tokens_per_s=rate,
             )
         val_loss, val_bpb = self.evaluate(dataset)
+        if not math.isfinite(val_loss):
+            return None
         if len(self.windows) < measuring.MIN_WINDOWS:
             self.time_more_steps()
-        worse_than_uniform = not val_loss <= math.log(self.job.config.shape.vocab_size)
-        yield self.outcome("diverged" if worse_than_uniform else "ok", val_loss=val_loss, val_bpb=val_bpb)
+        if len(self.windows) < measuring.MIN_WINDOWS:
+            self.notes.append("other processes used the device, so that the trial's speed isn't known")
+        worse_than_uniform = val_loss > math.log(self.job.config.shape.vocab_size)
+        return _Ending(status="diverged" if worse_than_uniform else "ok", val_loss=val_loss, val_bpb=val_bpb)
+
+    def start_again_in_bf16(self, dataset: Dataset) -> None:
+        """Let go of the FP8 training; its steps weren't useful, so their seconds are booked to timing."""
+        lost = next((step for step, loss in enumerate(self.curve, start=1) if not math.isfinite(loss)), len(self.curve))
+        self.notes.append(f"FP8 gave NaN at step {lost}; trained again in bf16")
+        self.book_first_step(0.0)
+        for part in ("train", "evaluate"):
+            self.clock.move(part, "timing")
+        self.drop_training()
+        forget_compiled()
+        self.curve, self.windows, self.began_at = [], [], 0
+        self.environment.pop("resumed", None)
+        self.job = replace(self.job, resolved=replace(self.job.resolved, precision="bf16"))
+        self.build(dataset)
 
     def segments(self) -> list[int]:
         """Steps between two looks at the clock: the first step, the warm-up, then equal windows."""
-        steps = self.recipe.steps
+        steps = self.job.steps - self.began_at
         start = [count for count in (min(1, steps), min(measuring.WARM_UP_STEPS, steps - 1)) if count > 0]
         rest = steps - sum(start)
         windows = min(RUNGS, rest)
-        return start + [rest // windows + (i < rest % windows) for i in range(windows)]
+        segments = start + [rest // windows + (i < rest % windows) for i in range(windows)]
+        return self.checkpoints.cut(segments, start=self.began_at) if self.checkpoints else segments
 
     def keep_time(self, count: int, taken: float) -> None:
-        """Book a segment's seconds; what the first step cost beyond a later one is compilation."""
-        self.seconds["train"] += taken
-        done = self.training.step_index
+        """Keep a segment's seconds as a window once warm; of the first step, what it cost beyond a later one apart."""
+        done = self.training.step_index - self.began_at
         if done == 1:
             self.first_step = taken
-        elif self.first_step is not None:
-            self.book_compilation(taken / count)
+            gc.freeze()  # so that later collections needn't look at the many objects that compiling has left
+            self.surroundings.watch_load()
+        else:
+            self.book_first_step(taken / count)
         if done > 1 + measuring.WARM_UP_STEPS:
-            self.windows.append((count, taken))
+            self.keep_window(count, taken)
 
-    def book_compilation(self, step_seconds: float) -> None:
-        """Once: move what the first step cost beyond `step_seconds` from training to compilation."""
-        self.seconds["compile"] = max(0.0, self.first_step - step_seconds)
-        self.seconds["train"] -= self.seconds["compile"]
-        self.first_step = None
+    def book_first_step(self, step_seconds: float) -> None:
+        """Once: book what the first step cost beyond `step_seconds` to compilation."""
+        if self.first_step is not None:
+            source = "train" if self.job.kind == "train" else "timing"
+            self.clock.move(source, "compile", self.first_step - step_seconds)
+            self.first_step = None
+
+    def keep_window(self, count: int, taken: float) -> None:
+        """Keep steps and their seconds, unless others were using the device."""
+        if self.surroundings.alone():
+            self.windows.append((count, taken))
 
     def evaluate(self, dataset: Dataset) -> tuple[float, float | None]:
         """Held-out loss in nats per token, and in bits per byte where bytes are known."""
-        start = time.perf_counter()
+        self.clock.enter("evaluate")
         batches = held_out_batches(
             dataset,
             eval_tokens=self.recipe.eval_tokens,
@@ -156,61 +224,74 @@ class _Run:
             device=self.device,
         )
         loss, count = evaluate(self.training, batches)
-        self.seconds["evaluate"] = time.perf_counter() - start
         self.environment["eval_tokens"] = count
         per_token = held_out_bytes_per_token(dataset, eval_tokens=self.recipe.eval_tokens, seq_len=self.recipe.seq_len)
+        self.clock.enter("set_up")
+        self.surroundings.check_memory()
         return loss, loss / math.log(2) / per_token if per_token else None
 
-    def probe(self) -> Iterator[Event]:
+    def probe(self) -> _Ending:
         """Measure speed without a schedule to complete."""
         self.set_up()
+        self.clock.enter("timing")
         self.keep_time(1, self.training.timed_steps(1))
+        self.surroundings.check_memory()
         self.time_more_steps()
-        yield self.outcome("ok")
+        if len(self.windows) < measuring.MIN_WINDOWS:
+            raise DeviceInUse("other processes came to use the device while it was timed")
+        return _Ending(status="ok")
 
     def time_more_steps(self) -> None:
         """Steps taken for the speed alone: the rest of the warm-up, then windows of about half a second."""
+        self.clock.enter("timing")
         self.windows.clear()
-        missing = max(1, 1 + measuring.WARM_UP_STEPS - self.training.step_index)
+        missing = max(1, 1 + measuring.WARM_UP_STEPS - (self.training.step_index - self.began_at))
         each = self.training.timed_steps(missing) / missing
-        if self.first_step is not None:
-            self.book_compilation(each)
+        self.book_first_step(each)
         per_window = max(1, round(PROBE_WINDOW_SECONDS / each))
         for _ in range(PROBE_WINDOWS):
-            self.windows.append((per_window, self.training.timed_steps(per_window)))
+            self.keep_window(per_window, self.training.timed_steps(per_window))
         self.training.losses.clear()
+        self.clock.enter("set_up")
+        self.surroundings.check_memory()
 
-    def outcome(self, status: Status, *, val_loss: float | None = None, val_bpb: float | None = None) -> Event:
+    def outcome(self, ending: _Ending) -> Event:
         """The job's last event."""
-        speed: SpeedSummary | None = measuring.summarise(self.windows, tokens_per_step=self.recipe.tokens_per_step)
-        common = {
+        common: dict[str, Any] = {
             "job": self.job,
-            "status": status,
-            "speed": speed,
-            "peak_memory_bytes": measuring.peak_memory_bytes(self.device),
-            "seconds": measuring.rounded(self.seconds),
-            "environment": {**self.environment, "graph_breaks": graph_breaks()},
+            "status": ending.status,
+            "speed": self.surroundings.summarise(self.windows),
+            "peak_memory_bytes": self.surroundings.peak_memory_bytes,
+            "seconds": measuring.rounded(self.clock.read()),
+            "environment": self.environment,
         }
         if self.job.kind == "speed":
+            self.environment["notes"] = list(self.notes)
             return Speed(**common)
-        finite = val_loss is not None and math.isfinite(val_loss)
         return Final(
             **common,
-            val_loss=val_loss if finite else None,
-            val_bpb=val_bpb if finite else None,
+            val_loss=ending.val_loss,
+            val_bpb=ending.val_bpb,
             curve=thinned(self.curve, tokens_per_step=self.recipe.tokens_per_step),
             tokens=len(self.curve) * self.recipe.tokens_per_step,
             notes=tuple(self.notes),
         )
 
-    def release(self) -> None:
-        """Let go of the model, its optimizer and the batches, so that the next job starts clean."""
+    def release(self, *, ended: bool) -> None:
+        """Let go of the model, its optimizer and the batches, so that the next job starts clean.
+
+        A job that `ended` by itself has an outcome to record.
+        """
+        self.clock.enter("set_up")
+        self.book_first_step(0.0)
+        self.drop_training()
+        self.surroundings.close(ended=ended)
+
+    def drop_training(self) -> None:
+        """Let go of what a training holds."""
         if self.batches is not None:
             self.batches.close()
-        self.training = None
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.training = self.batches = None
 
 
 def thinned(losses: list[float], *, tokens_per_step: int) -> tuple[tuple[int, float], ...]:

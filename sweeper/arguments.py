@@ -14,6 +14,9 @@ RUNS = Path("runs")
 """Where run folders are, unless --out says otherwise."""
 
 SHAPE_FLAGS = (*(name for name in FIELDS if name != "tie_embeddings"), "kv_groups")
+LENGTHS = {"flops": "training FLOPs", "minutes": "of training", "tokens_per_param": "tokens for each parameter"}
+OPTIMIZER_NUMBERS = ("weight_decay", "warmup", "cooldown", "eps", "grad_clip", "momentum")
+BASE_FIELDS = ("n_layers", "d_model", "ffn_hidden", "tokens_per_step")
 MAX_PORT = 65535
 
 Command = Callable[[Any], int | None]
@@ -46,6 +49,9 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     shape.add_argument("--json", action="store_true")
     _train_options(command("train", "train one shape; the defaults are the guide's current preset"))
     _ui_options(command("ui", "open MLflow's pages on the results, on this machine only"))
+    doctor = command("doctor", "what this machine can do for a study, and how to mend what is missing")
+    doctor.add_argument("--out", type=Path, default=RUNS, help="where run folders would be (runs)")
+    doctor.add_argument("--json", action="store_true")
     command("schema", "the JSON schema of studies, for editors")
     return whole
 
@@ -88,18 +94,63 @@ def _shape_options(sub: argparse.ArgumentParser) -> None:
 
 def _train_options(sub: argparse.ArgumentParser) -> None:
     _shape_options(sub)
-    sub.add_argument("--use_fp8", action="store_true", help="FP8 matmuls (emulated without hardware for it)")
-    sub.add_argument("--precision", choices=("fp32", "bf16"), help="without FP8 matmuls (bf16)")
-    sub.add_argument("--compile", action="store_true")
-    sub.add_argument("--batch_size", type=int, help="sequences of one micro-batch (the preset's)")
-    sub.add_argument("--grad_accum_steps", type=int, help="micro-batches of one step (the preset's)")
-    sub.add_argument("--seq_len", type=int, default=1024)
-    sub.add_argument("--tokens", default="60M", help="training tokens (60M)")
-    sub.add_argument("--lr", default="1e-3")
-    sub.add_argument("--data", default="python-packages", help="an embedded corpus, a folder of text, token shards")
-    sub.add_argument("--seeds", type=int, default=1, help="how many times, each with its own seed (1)")
-    sub.add_argument("--out", type=Path, default=RUNS)
-    sub.add_argument("--dry_run", action="store_true", help="exact counts and the plan, no training")
+    how = sub.add_argument_group("how it computes")
+    how.add_argument("--use_fp8", action="store_true", help="the same as --precision fp8")
+    how.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp8", "auto"),
+        help="bf16 unless said otherwise; fp8 is emulated without hardware for it; auto is the faster of bf16 and fp8",
+    )
+    how.add_argument("--fp8_backend", choices=("torchao", "transformer_engine"), help="(torchao)")
+    how.add_argument("--fp8_filter", choices=("auto", "none"), help="auto leaves out layers that FP8 slows down (auto)")
+    how.add_argument("--compile", action="store_true", help="torch.compile, block by block")
+    how.add_argument(
+        "--batch_size", type=_batch_sizes, metavar="N[,N…]",
+        help="sequences of one micro-batch (the preset's); of several, the fastest is taken",
+    )  # fmt: skip
+    how.add_argument("--grad_accum_steps", type=int, help="micro-batches of one step (the preset's)")
+    how.add_argument("--tokens_per_step", help="instead of --grad_accum_steps")
+    how.add_argument("--memory", help="what the training may reserve on its device, like 16GiB")
+    how.add_argument("--allow_shared", action="store_true", help="measure speed though others use the device")
+    _recipe_options(sub)
+    run = sub.add_argument_group("what is kept")
+    run.add_argument("--out", type=Path, default=RUNS, help="where run folders are (runs)")
+    run.add_argument(
+        "--checkpoint_every", type=int, metavar="STEPS", help="(about a tenth of the training, and at its end)"
+    )
+    run.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this same training")
+    run.add_argument("--dry_run", action="store_true", help="exact counts and the plan, no training")
+
+
+def _recipe_options(sub: argparse.ArgumentParser) -> None:
+    """The recipe, under the study's names; what isn't given is the study's default."""
+    recipe = sub.add_argument_group("what it trains on, and how long")
+    recipe.add_argument("--data", default="python-packages", help="an embedded corpus, a folder of text, token shards")
+    recipe.add_argument("--seq_len", type=int, default=1024, help="(1024)")
+    recipe.add_argument("--tokens", help="training tokens (60M)")
+    for name, text in LENGTHS.items():
+        recipe.add_argument(f"--{name}", help=f"instead of --tokens: {text}")
+    recipe.add_argument("--eval_tokens", help="held-out tokens (1048576)")
+    recipe.add_argument("--seeds", type=int, default=1, help="how many times, each with its own seed (1)")
+    optimizer = sub.add_argument_group("how it learns")
+    optimizer.add_argument("--optimizer", choices=("adamw", "muon"), help="(adamw)")
+    optimizer.add_argument("--lr", default="1e-3", help="the peak learning rate (1e-3)")
+    for name in OPTIMIZER_NUMBERS:
+        optimizer.add_argument(f"--{name}")
+    optimizer.add_argument("--betas", metavar="B1,B2")
+    optimizer.add_argument("--parametrization", choices=("standard", "completep"), help="(standard)")
+    for name in BASE_FIELDS:
+        optimizer.add_argument(f"--base_{name}", help="of the shape at which --lr holds, for completep")
+    optimizer.add_argument("--batch_scaling", choices=("sqrt", "none"), help="of --lr, from --base_tokens_per_step")
+
+
+def _batch_sizes(text: str) -> int | list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        message = f"{text!r} is no micro-batch: write a whole number, or several like 4,8,16"
+        raise argparse.ArgumentTypeError(message) from None
+    return sizes if len(sizes) > 1 else sizes[0]
 
 
 def _ui_options(sub: argparse.ArgumentParser) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.arguments import RUNS, parser
 from sweeper.errors import SweeperError, UsageError
+from sweeper.places import profile_of, results_in, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "shape": _shape,
         "train": _train,
         "ui": _ui,
+        "doctor": _doctor,
         "schema": _schema,
     }
     written = sys.argv[1:] if argv is None else argv
@@ -48,9 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error if error.exit_code == UsageError.exit_code else f"sweeper: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        trains = arguments.command in (_run, _train)
-        more = ": what was done is in the ledger; the same command goes on from here" if trains else ""
-        print(f"\ninterrupted{more}", file=sys.stderr)
+        print(f"\ninterrupted{_GOES_ON.get(arguments.command, '')}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
@@ -107,7 +106,7 @@ def _open(arguments: Any) -> StudyRun:
         loaded = _load(arguments)
         folder = RunFolder.of(out=arguments.out or RUNS, study=loaded.study.name, profile=loaded.profile)
         command = _again(arguments, loaded.profile)
-    with _results_in(folder.root):
+    with results_in(folder.root):
         # What is set aside needn't be readable: that may be why it is set aside.
         records = [] if getattr(arguments, "fresh", False) else read(folder.ledger)
     return StudyRun(loaded=loaded, plan=_make_plan(loaded, records), folder=folder, command=command)
@@ -142,33 +141,7 @@ def _load_folder(folder: RunFolder, arguments: Any) -> LoadedStudy:
             "name a study, or runs/<study>/<profile>"
         )
     loaded = load(folder.study, profile="full", data_must_exist=False)
-    return loaded.model_copy(update={"profile": _profile_of(folder)})
-
-
-def _profile_of(folder: RunFolder) -> str:
-    """The profile that a run folder's plan names; where that can't be read, the folder is named for it."""
-    import json
-
-    try:
-        profile = json.loads(folder.plan.read_text(encoding="utf-8"))["profile"]
-    except (OSError, ValueError, KeyError, TypeError):
-        profile = None
-    return profile if isinstance(profile, str) else folder.root.name
-
-
-@contextmanager
-def _results_in(folder: Path) -> Iterator[None]:
-    """Say of a run folder that can't be used what is wrong with it. Other OSErrors pass."""
-    try:
-        yield
-    except OSError as error:
-        path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
-        if path is None or not (path.is_relative_to(folder) or folder.is_relative_to(path)):
-            raise
-        raise UsageError(
-            f"{path}: {error.strerror}, so results can't be kept in {_shown(folder)}: "
-            "name another folder with --out, one that can be written"
-        ) from None
+    return loaded.model_copy(update={"profile": profile_of(folder)})
 
 
 def _check(arguments: Any) -> None:
@@ -203,9 +176,9 @@ def _run(arguments: Any) -> None:
     asked = run.loaded.study.resources
     gpus, cpus = job_resources(gpus=asked.gpus, cpus=asked.cpus)
     console.print(_opening(run, gpus=gpus, named=arguments.profile is not None))
-    with _results_in(run.folder.root):
+    with results_in(run.folder.root):
         if arguments.fresh and (aside := set_aside(run.folder)):
-            console.print(f"the earlier results are now in {_shown(aside)}")
+            console.print(f"the earlier results are now in {shown(aside)}")
     in_process = arguments.runner == "in-process"
     _execute(run, console, out=arguments.out or RUNS, gpus=gpus, cpus=cpus, in_process=in_process)
 
@@ -218,10 +191,20 @@ def _opening(run: StudyRun, *, gpus: int, named: bool) -> str:
     parts = [run.loaded.study.name, f"profile {run.loaded.profile} ({'as asked' if named else f'{here} here'})"]
     if gpu_count() and not gpus:
         parts.append(f"on the CPU (resources.gpus is 0; this machine has {here})")
-    return ", ".join([*parts, f"results in {_shown(run.folder.root)}"])
+    return ", ".join([*parts, f"results in {shown(run.folder.root)}"])
 
 
-def _execute(run: StudyRun, console: Console, *, out: Path, gpus: int, cpus: int, in_process: bool) -> None:
+def _execute(
+    run: StudyRun,
+    console: Console,
+    *,
+    out: Path,
+    gpus: int,
+    cpus: int,
+    in_process: bool,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Do what is missing, then report. `options` are for the jobs of the in-process runner."""
     from runners.data.inventory import fingerprint
     from runners.job_run import settle_threads
     from sweeper.machine import gpu_count
@@ -234,7 +217,7 @@ def _execute(run: StudyRun, console: Console, *, out: Path, gpus: int, cpus: int
         if in_process:
             from runners import in_process as adapter
 
-            adapter.run(session, logs=run.folder.logs)
+            adapter.run(session, logs=run.folder.logs, options=options or {})
         else:
             from runners import ray_tune
 
@@ -242,7 +225,7 @@ def _execute(run: StudyRun, console: Console, *, out: Path, gpus: int, cpus: int
 
     if in_process:
         settle_threads(cpus)
-    with _results_in(run.folder.root):
+    with results_in(run.folder.root):
         records, result = run.run(
             runner,
             console=console,
@@ -252,7 +235,7 @@ def _execute(run: StudyRun, console: Console, *, out: Path, gpus: int, cpus: int
             fingerprint_of=lambda name, vocab_size: fingerprint(name, _data_path(run), vocab_size),
         )
     console.print(summary(result))
-    console.print(f"report: {_shown(run.folder.report)}   curves and runs: sweeper ui")
+    console.print(f"report: {shown(run.folder.report)}   curves and runs: sweeper ui")
     run.raise_if_failed(records)
 
 
@@ -297,15 +280,15 @@ def _report(arguments: Any) -> None:
     run = _open(arguments)
     records = read(run.folder.ledger)
     if not records:
-        raise UsageError(f"{_shown(run.folder.root)}: nothing was run yet: {run.command or 'run its study first'}")
-    with _results_in(run.folder.root):
+        raise UsageError(f"{shown(run.folder.root)}: nothing was run yet: {run.command or 'run its study first'}")
+    with results_in(run.folder.root):
         result = run.write_report(records)
     if arguments.json:
         print(json.dumps(frontier_json(result), indent=2))
     else:
         console = _console()
         console.print(summary(result))
-        console.print(f"report: {_shown(run.folder.report)}")
+        console.print(f"report: {shown(run.folder.report)}")
 
 
 def _shape(arguments: Any) -> None:
@@ -318,24 +301,43 @@ def _shape(arguments: Any) -> None:
 
 
 def _train(arguments: Any) -> None:
+    from runners.checkpoint import Checkpoints, outlook
+    from runners.hf_export import export_finished
+    from sweeper.ledger import read
     from sweeper.machine import cpu_count, job_gpus
     from sweeper.planning.plan import plan_json
     from sweeper.report.tables import plan_table
     from sweeper.run_folder import RunFolder
-    from sweeper.shape_command import train_study
     from sweeper.study_run import StudyRun
+    from sweeper.train_command import gave_way, train_study
 
     loaded = train_study(vars(arguments))
     plan = _make_plan(loaded)
     console = _console()
+    if note := gave_way(vars(arguments), plan.configs[0].config.shape):
+        console.print(note)
     console.print(plan_table(plan_json(plan)))
     if arguments.dry_run:
         return
     folder = RunFolder(root=(arguments.out / "train" / plan.configs[0].config.config_id).absolute())
     run = StudyRun(loaded=loaded, plan=plan, folder=folder, command=arguments.written)
+    checkpoints = Checkpoints(folder=folder.checkpoints, every=arguments.checkpoint_every, resume=arguments.resume)
+    with results_in(folder.root):
+        settled = {record["trial_id"] for record in read(folder.ledger) if record["type"] == "final"}
+        for line in outlook(checkpoints, plan.configs[0].config, settled=settled, data_path=_data_path(run)):
+            console.print(line)
     _execute(
-        run, console, out=arguments.out, gpus=job_gpus(loaded.study.resources.gpus), cpus=cpu_count(), in_process=True
+        run,
+        console,
+        out=arguments.out,
+        gpus=job_gpus(loaded.study.resources.gpus),
+        cpus=cpu_count(),
+        in_process=True,
+        options={"checkpoints": checkpoints},
     )
+    with results_in(folder.root):
+        for seed, model in export_finished(checkpoints, plan.configs[0].config, folder.models):
+            console.print(f"model of seed {seed}: {shown(model)} (LlamaForCausalLM.from_pretrained takes it)")
 
 
 def _ui(arguments: Any) -> int:
@@ -350,6 +352,23 @@ def _ui(arguments: Any) -> int:
     return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(arguments.port)])
 
 
+def _doctor(arguments: Any) -> int:
+    import json
+
+    from runners.probes import run_all
+    from sweeper.doctor import can_run, doctor_json, examine
+    from sweeper.report.findings import findings_text
+    from sweeper.tracking import default_uri
+
+    with _console(stderr=True).status("trying out what is installed (some seconds)"):
+        findings = examine(run_all(), runs=arguments.out, tracking_uri=default_uri(arguments.out))
+    if arguments.json:
+        print(json.dumps(doctor_json(findings), indent=2))
+    else:
+        _console().print(findings_text(findings))
+    return 0 if can_run(findings) else 1
+
+
 def _schema(arguments: Any) -> None:
     import json
 
@@ -358,7 +377,8 @@ def _schema(arguments: Any) -> None:
     print(json.dumps(schema_json(), indent=2))
 
 
-def _shown(path: Path) -> str:
-    """A path as short as it can be said from here."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+_GOES_ON = {
+    _run: ": what was done is in the ledger; the same command goes on from here",
+    _train: ": what was done is kept; the same command with --resume goes on from the last checkpoint",
+}
+"""What an interrupted command says that trains."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from sweeper.conditions import device_state_doubts, precision_doubts, unscaled_doubts
 from sweeper.labels import listed, short
 from sweeper.noise import AdditiveFit
 from sweeper.observations import JobState, Measured, Record, State
@@ -29,11 +30,13 @@ _UNFINISHED: tuple[tuple[State, str, str], ...] = (
 def study_doubts(states: Sequence[JobState], configs: Sequence[Config]) -> tuple[str, ...]:
     """Doubts about the study as a whole: what hasn't ended well, and what can't be compared at all."""
     counts = Counter(state.state for state in states)
-    failed = [state.to_do for state in states if state.state == "failed"]
+    failed = [state.to_do for state in states if state.state == "failed" and not state.untrained]
+    untrained = sum(state.state == "failed" and state.untrained for state in states)
     given_up = f"failed {MAX_ATTEMPTS} times"
     found = [
         (failed.count(True), "failed", "`sweeper status` says why, `sweeper run` tries again"),
         (failed.count(False), given_up, "the log says why; only `sweeper run --fresh` tries them again"),
+        (untrained, "not trained", "their probes failed, and with them what would have been chosen"),
         *((counts[state], how, what_to_do) for state, how, what_to_do in _UNFINISHED),
     ]
     doubts = [f"{n} of {len(states)} jobs {how}: {what_to_do}." for n, how, what_to_do in found if n]
@@ -42,13 +45,17 @@ def study_doubts(states: Sequence[JobState], configs: Sequence[Config]) -> tuple
     return tuple(doubts)
 
 
-def device_doubts(m: Measured, *, configs: Sequence[Config], fits: Mapping[str, AdditiveFit]) -> tuple[str, ...]:
-    """Doubts about what one kind of device measured. `configs` are the planned ones."""
+def device_doubts(
+    m: Measured, *, configs: Sequence[Config], fits: Mapping[str, AdditiveFit], names: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Doubts about what one kind of device measured. `configs` are the planned ones, `names` theirs by config id."""
     return (
         *_seed_doubts(m, fits),
         *_epoch_doubts(m.finals),
         *_left_out_doubts(m),
+        *precision_doubts(m, names),
         *_window_doubts((*m.finals, *m.speeds)),
+        *device_state_doubts((*m.finals, *m.speeds)),
         *_learning_rate_doubts(configs, fits["val_loss"]),
         *_notes(m.finals),
     )
@@ -90,6 +97,7 @@ def _left_out_doubts(m: Measured) -> list[str]:
         f"The {name} changed between trials: {count} older {'record is' if count == 1 else 'records are'} "
         "left out. `sweeper run --fresh` measures all again."
         for name, count in m.left_out.items()
+        if name != "resolution"
     ]
 
 
@@ -109,15 +117,13 @@ def _window_doubts(records: Sequence[Record]) -> list[str]:
 
 
 def _learning_rate_doubts(configs: Sequence[Config], losses: AdditiveFit) -> list[str]:
-    """Where the learning rate is an axis: configs whose best rate lies at an end of those tried."""
-    groups: dict[Config, set[Config]] = {}
-    for config in configs:
-        if config.config_id in losses.treatments:
-            recipe = config.recipe
-            same = replace(config, recipe=replace(recipe, optimizer=replace(recipe.optimizer, lr=1.0)))
-            groups.setdefault(same, set()).add(config)
+    """Where the learning rate is an axis: configs whose best rate lies at an end of those tried. Else, one for all."""
+    measured = [config for config in configs if config.config_id in losses.treatments]
+    if all(len(group) == 1 for group in _by_rate(configs)):
+        return unscaled_doubts(measured)
+    groups = _by_rate(measured)
     edges = []
-    for group in groups.values():
+    for group in groups:
         rates = sorted(config.recipe.optimizer.lr for config in group)
         best = min(group, key=lambda config: losses.mean(config.config_id).value).recipe.optimizer.lr
         if len(rates) > 1 and best in (rates[0], rates[-1]):
@@ -131,6 +137,16 @@ def _learning_rate_doubts(configs: Sequence[Config], losses: AdditiveFit) -> lis
     ]
 
 
+def _by_rate(configs: Sequence[Config]) -> list[set[Config]]:
+    """The configs that differ in nothing but the learning rate."""
+    groups: dict[Config, set[Config]] = {}
+    for config in configs:
+        recipe = config.recipe
+        same = replace(config, recipe=replace(recipe, optimizer=replace(recipe.optimizer, lr=1.0)))
+        groups.setdefault(same, set()).add(config)
+    return list(groups.values())
+
+
 def _notes(finals: Sequence[Record]) -> list[str]:
     """What trials noted, said once where notes differ in their numbers only; epochs have their own doubt."""
     alike: dict[str, list[str]] = {}
@@ -141,21 +157,35 @@ def _notes(finals: Sequence[Record]) -> list[str]:
     return [f"{notes[0][:1].upper()}{notes[0][1:]} ({len(notes)} of {len(finals)} trials)." for notes in alike.values()]
 
 
-def held_equal(configs: Sequence[Config]) -> str:
-    """One sentence: what all trials were given alike (tokens, FLOPs, tokens per parameter), and what not."""
-    tokens = [config.recipe.tokens for config in configs]
-    flops = [t * c.shape.train_flops_per_token(c.recipe.seq_len) for t, c in zip(tokens, configs, strict=True)]
-    ratios = [t / c.shape.params.total for t, c in zip(tokens, configs, strict=True)]
+def held_equal(configs: Sequence[Config], tokens: Mapping[Config, int]) -> str:
+    """One sentence: what all trials were given alike (tokens, time, FLOPs, tokens per parameter), and what not.
+
+    `tokens` are those of the configs of which they are known: steps of `minutes` are only known from a probe.
+    """
+    known = [(config, tokens[config]) for config in configs if config in tokens]
+    minutes = {config.recipe.minutes for config in configs}
+    held_time = "" if None in minutes or len(minutes) > 1 else f"{minutes.pop():g} min of training"
+    if not known:
+        return (
+            f"Held equal: time, {held_time} for each trial."
+            if held_time
+            else "Nothing is known of how long trials were."
+        )
+    trained = [t for _, t in known]
+    flops = [t * config.shape.train_flops_per_token(config.recipe.seq_len) for config, t in known]
+    ratios = [t / config.shape.params.total for config, t in known]
     spent = f"{short(min(flops))} FLOPs" if _alike(flops) else f"{short(min(flops))}–{short(max(flops))} FLOPs"
-    if len(set(tokens)) == 1:
+    of_tokens = f"{short(min(trained))}–{short(max(trained))} tokens"
+    if held_time:
+        return f"Held equal: time, {held_time} for each trial; not equal tokens ({of_tokens}) or compute ({spent})."
+    if len(set(trained)) == 1:
         compute = "" if _alike(flops) else ", not equal compute"
-        return f"Held equal: tokens, {short(tokens[0])} for each trial{compute} ({spent}), not equal time."
-    trained = f"{short(min(tokens))}–{short(max(tokens))} tokens"
+        return f"Held equal: tokens, {short(trained[0])} for each trial{compute} ({spent}), not equal time."
     if _alike(flops):
-        return f"Held equal: compute, {spent} for each trial; not equal tokens ({trained}), not equal time."
+        return f"Held equal: compute, {spent} for each trial; not equal tokens ({of_tokens}), not equal time."
     if _alike(ratios):
-        return f"Held equal: tokens per parameter, {short(ratios[0])}; not equal tokens ({trained}), compute or time."
-    return f"Nothing was held equal: trials had {trained} and {spent}."
+        return f"Held equal: tokens per parameter, {short(ratios[0])}; not equal tokens ({of_tokens}), compute or time."
+    return f"Nothing was held equal: trials had {of_tokens} and {spent}."
 
 
 def _alike(values: Sequence[float]) -> bool:

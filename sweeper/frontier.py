@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -25,7 +25,9 @@ from sweeper.observations import (
     tokens_per_s,
 )
 from sweeper.points import MARGINS, METRICS, Estimate, Point, Sample
-from sweeper.records import SCHEMA
+from sweeper.records import SCHEMA, Config
+from sweeper.resolutions import resolved_points, shown, without_winning_probes
+from sweeper.useful import Useful, useful_fraction
 
 __all__ = ["Frontier", "PlannedPoint", "frontier", "frontier_json"]
 
@@ -85,7 +87,8 @@ class DeviceFrontier:
 class Frontier:
     """What a study found under one profile.
 
-    `jobs` counts planned jobs by state; `to_do` says how many of them another run would do.
+    `jobs` counts planned jobs by state; `to_do` says how many of them another run would do. `useful` is of the
+    whole ledger, with the trials left out.
     """
 
     study: str
@@ -96,6 +99,7 @@ class Frontier:
     to_do: int
     frontiers: tuple[DeviceFrontier, ...]
     doubts: tuple[str, ...]
+    useful: Useful
 
 
 def frontier(
@@ -132,11 +136,12 @@ def frontier(
         to_do=sum(state.to_do for state in states),
         frontiers=tuple(frontiers),
         doubts=study_doubts(states, [point.config for point in planned]),
+        useful=replace(useful_fraction(records), trials=()),
     )
 
 
 def _labelled(planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, str]:
-    rows = [{**p.config.to_dict(), "batch_size": p.execution.batch_size} for p in planned]
+    rows = [{**p.config.to_dict(), "batch_size": None if p.ladder else p.execution.batch_size} for p in planned]
     return dict(zip(planned, labels(rows), strict=True))
 
 
@@ -144,11 +149,13 @@ def _device_frontier(
     m: Measured, planned_labels: Mapping[PlannedPoint, str], objectives: Mapping[str, str]
 ) -> DeviceFrontier:
     configs = [point.config for point in planned_labels]
-    fits = _fits(m, [point.probe_id for point in planned_labels])
-    several = Counter(point.config.config_id for point in planned_labels)
+    here = {point: planned_labels[p] for p, point in resolved_points(m, list(planned_labels)).items()}
+    m = without_winning_probes(m, list(here))
+    fits = _fits(m, [point.probe_id for point in here])
+    several = Counter(point.config.config_id for point in here)
     points = [
         _point(p, label, m, fits, shared=several[p.config.config_id] > 1)
-        for p, label in planned_labels.items()
+        for p, label in here.items()
         if p.config.config_id in fits["val_loss"].treatments and p.probe_id in fits["tokens_per_s"].treatments
     ]
     points.sort(key=lambda point: -point.objectives["tokens_per_s"].mean)
@@ -165,11 +172,17 @@ def _device_frontier(
         reference=reference,
         ties=tuple(d for d in differences if d.low is not None and d.low <= 0),
         gap=max(differences, key=lambda d: d.difference, default=None),
-        incomplete=tuple(label for p, label in planned_labels.items() if (p.config.config_id, p.probe_id) not in have),
+        incomplete=tuple(label for p, label in here.items() if (p.config.config_id, p.probe_id) not in have),
         left_out=dict(m.left_out),
-        held_equal=held_equal(configs),
-        doubts=device_doubts(m, configs=configs, fits=fits),
+        held_equal=held_equal(configs, _tokens(list(here))),
+        doubts=device_doubts(m, configs=configs, fits=fits, names={p.config.config_id: here[p] for p in here}),
     )
+
+
+def _tokens(points: Sequence[PlannedPoint]) -> dict[Config, int]:
+    """Training tokens by config, as far as they are known: those of minutes when its steps are resolved."""
+    steps = {p.config: p.resolved.steps or p.config.recipe.steps for p in points}
+    return {config: n * config.recipe.tokens_per_step for config, n in steps.items() if n is not None}
 
 
 def _fits(m: Measured, probe_ids: Sequence[str]) -> dict[str, AdditiveFit]:
@@ -204,6 +217,7 @@ def _point(p: PlannedPoint, label: str, m: Measured, fits: Mapping[str, Additive
         label=label,
         shape=p.config.shape.to_dict(),
         recipe=p.config.recipe.to_dict(),
+        resolved=shown(p),
         params=asdict(p.config.shape.params),
         off_target=p.off_target,
         objectives={

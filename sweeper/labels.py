@@ -9,25 +9,35 @@ _ABBREVIATIONS = {
     "d_model": "d", "n_layers": "L", "ffn_hidden": "f", "n_heads": "h", "n_kv_heads": "kv",
     "head_dim": "hd", "vocab_size": "V", "seq_len": "T", "batch_size": "b",
 }  # fmt: skip
-_FOLLOWS_FROM_OTHERS = ("n_heads", "n_kv_heads", "head_dim", "tokens", "tokens_per_step", "eval_tokens")
+_FOLLOWS_FROM_OTHERS = (
+    "n_heads", "n_kv_heads", "head_dim", "tokens", "tokens_per_step", "eval_tokens", "momentum", "fp8_backend",
+    "fp8_filter", "base",
+)  # fmt: skip
 """Fields that usually follow from the others: shown only where the rest can't tell two points apart."""
+_SCALED = ("lr", "weight_decay")
+"""What planning scales with tokens_per_step."""
 
 
 def labels(points: Sequence[Mapping[str, Any]]) -> list[str]:
     """One label per point, like "L6 f352", "d512 L8", "L6 f352 lr 0.003" or "L6 f352 b16".
 
-    A point is `{"shape": {…}, "recipe": {…}}`, with `"batch_size"` where the micro-batch is part of it.
+    A point is `{"shape": {…}, "recipe": {…}}`, with `"batch_size"` where the micro-batch is part of it. What a point
+    hasn't got, as AdamW no momentum, its label leaves out.
     """
     rows = [_flat(point) for point in points]
     if not rows:
         return []
-    varying = [name for name in rows[0] if any(row.get(name) != rows[0][name] for row in rows)]
-    shown = [name for name in varying if name not in _FOLLOWS_FROM_OTHERS]
+    names = dict.fromkeys(name for row in rows for name in row)
+    varying = [name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)]
+    follow = {*_FOLLOWS_FROM_OTHERS, *(name for name in _SCALED if _scaled(name, rows))}
+    if follow & set(_SCALED) & set(varying):
+        follow.discard("tokens_per_step")
+    shown = [name for name in varying if name not in follow]
     for name in varying:
         if name not in shown and _distinct(rows, [*shown, name]) > _distinct(rows, shown):
             shown.append(name)
     shown = shown or ["d_model", "n_layers", "ffn_hidden"]
-    return [" ".join(_part(name, row[name]) for name in shown) for row in rows]
+    return [" ".join(_part(name, row[name]) for name in shown if row.get(name) is not None) for row in rows]
 
 
 def _flat(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,21 +45,32 @@ def _flat(point: Mapping[str, Any]) -> dict[str, Any]:
     optimizer = dict(recipe.pop("optimizer", {}))
     recipe.pop("steps", None)
     optimizer = {("optimizer" if name == "name" else name): value for name, value in optimizer.items()}
+    optimizer["parametrization"] = "completep" if optimizer.get("base") else "standard"
     ordered = {name: shape[name] for name in _ABBREVIATIONS if name in shape}
     return {**ordered, **shape, **recipe, **optimizer, "batch_size": point.get("batch_size")}
 
 
+def _scaled(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether `name` has one value for each tokens_per_step, and those differ."""
+    steps = _distinct(rows, ["tokens_per_step"])
+    return 1 < steps == _distinct(rows, ["tokens_per_step", name])
+
+
 def _distinct(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> int:
-    return len({tuple(str(row[name]) for name in names) for row in rows})
+    return len({tuple(str(row.get(name)) for name in names) for row in rows})
 
 
 def _part(name: str, value: Any) -> str:
     if name == "tie_embeddings":
         return "tied" if value else "untied"
-    if name in ("precision", "optimizer", "data"):
+    if name in ("precision", "optimizer", "data", "parametrization"):
         return str(value)
     if name in _ABBREVIATIONS:
         return f"{_ABBREVIATIONS[name]}{value}"
+    if name == "minutes":
+        return f"{value:g} min"
+    if isinstance(value, Mapping):
+        return f"{name} {'/'.join(str(item) for item in value.values())}"
     if isinstance(value, list | tuple):
         return f"{name} {'/'.join(f'{item:g}' for item in value)}"
     if isinstance(value, int) and not isinstance(value, bool):

@@ -8,9 +8,14 @@ from pathlib import Path
 from sweeper.errors import UsageError
 
 
+def device_files() -> int:
+    """CUDA devices that the driver has made files for, whether a process here may use them or not."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
 def gpu_count() -> int:
     """CUDA devices that a process here may use: the driver's device files, cut down by CUDA_VISIBLE_DEVICES."""
-    present = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    present = device_files()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return present

@@ -3,48 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sweeper.records import Config, Execution, probe_id
-from sweeper.search.driver import MAX_ATTEMPTS
+from sweeper.lines import event_from_record
+from sweeper.records import UNRESOLVED, Config, Execution, Job, Resolved
+from sweeper.search.driver import Driver
+from sweeper.search.driver import State as DriverState
+from sweeper.search.grid import Grid
+from sweeper.search.resolving import JobSettings, MicroBatches, ladders, majority
 
 Record = Mapping[str, Any]
 State = Literal["ok", "diverged", "out_of_memory", "stopped_early", "failed", "asked", "missing"]
-_Key = tuple[str, int | None]
-"""(config id, seed) of a trial, (probe id, None) of a speed job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedPoint:
-    """One point that the study asks for now. `off_target` is (count − target) ÷ target, None without one."""
+    """One point that the study asks for now. `off_target` is (count − target) ÷ target, None without one.
+
+    Where the micro-batch is the fastest of a `ladder` (ascending), `execution` is a rung of it: the one that was
+    found, together with what else was `resolved`, by `sweeper.resolutions`. `memory_bytes` is what a job may reserve.
+    """
 
     config: Config
     execution: Execution
     off_target: float | None
+    ladder: tuple[Execution, ...] = ()
+    memory_bytes: int | None = None
+    resolved: Resolved = UNRESOLVED
 
     @property
     def probe_id(self) -> str:
         """The id under which the point's speed is known."""
-        return probe_id(self.config, self.execution)
+        return Job(kind="speed", config=self.config, execution=self.execution, resolved=self.resolved).probe_id
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobState:
-    """What became of one job: `seed` is None for a speed job; `why` is a failure's one line."""
+    """What became of one job: `seed` is None for a speed job; `why` is one line on what has no result.
+
+    `to_do`: whether `sweeper run` would do it, or is doing it; `untrained`: a trial that was never run, as its probes
+    found no way to. A ladder's probe that found the memory's end has done its job and is ok.
+    """
 
     config_id: str
     seed: int | None
     state: State
     why: str = ""
-    failures: int = 0
-
-    @property
-    def to_do(self) -> bool:
-        """Whether `sweeper run` would do it, or is doing it."""
-        return self.state in ("asked", "missing") or (self.state == "failed" and self.failures < MAX_ATTEMPTS)
+    to_do: bool = False
+    untrained: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,82 +60,79 @@ class Measured:
     """What one kind of device measured and may be pooled.
 
     `finals` are planned trials that ended ok, `speeds` ok probes, each the latest of its id. `left_out`
-    counts the records dropped because the thing named (such as "torch version") has changed since.
+    counts the records dropped because the thing named (such as "torch version") has changed since, or as
+    "resolution" those `apart`: trials resolved otherwise (steps, precision) than most of their config.
     """
 
     device: str
     finals: tuple[Record, ...]
     speeds: tuple[Record, ...]
     left_out: Mapping[str, int]
+    apart: tuple[Record, ...] = ()
+
+
+def micro_batches(planned: Sequence[PlannedPoint]) -> dict[str, MicroBatches]:
+    """By config id: the ladder of its point, or the executions of its points."""
+    each: dict[str, list[Execution]] = {}
+    for point in planned:
+        each.setdefault(point.config.config_id, []).append(point.execution)
+    found = {config_id: MicroBatches(executions=tuple(executions)) for config_id, executions in each.items()}
+    rungs = {point.config.config_id: point.ladder for point in planned if point.ladder}
+    return found | {config_id: MicroBatches(executions=ladder, choose="fastest") for config_id, ladder in rungs.items()}
 
 
 def job_states(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: int | None = None) -> list[JobState]:
-    """The state of every planned speed job and trial, by the latest record of each; missing without one.
+    """The state of every planned speed job and trial, as a Driver that has read the ledger sees it.
 
-    Seeds 0 … `seeds` − 1 are expected of every config and others ignored; where `seeds` is None, every seed
-    that any config was asked for. What ran out of memory at a micro-batch that isn't asked for any more is
-    missing, as the Driver asks for it again.
+    Seeds 0 … `seeds` − 1 are expected of every config and others ignored; where `seeds` is None, as many as any
+    config was asked for.
     """
-    ladders: dict[str, list[str]] = {}
-    for point in planned:
-        ladders.setdefault(point.config.config_id, []).append(point.probe_id)
-    latest: dict[_Key, Record] = {}
-    failures: Counter[_Key] = Counter()
-    key: _Key
+    if not planned:
+        return []
+    records = [record for record in records if "probe_id" in record and record["type"] != "rung"]
+    driver = _driver(planned, seeds or 1 + max((_seed(r) for r in records if "trial_id" in r), default=0))
+    latest: dict[str, Record] = {}
     for record in records:
-        if record["type"] == "rung":
-            continue
-        key = (record["config_id"], _seed(record)) if "trial_id" in record else (record["probe_id"], None)
-        latest[key] = record
-        failures[key] += record["type"] == "failed"
-    trials = {key: r for key, r in latest.items() if key[0] in ladders and key[1] is not None}
-    expected = range(seeds) if seeds is not None else sorted({_seed(r) for r in trials.values()})
-    speed_jobs = _speed_jobs(ladders, trials)
-    jobs: list[tuple[str, _Key]] = [(config_id, (probe, None)) for probe, config_id in speed_jobs.items()]
-    jobs += [(config_id, (config_id, seed)) for seed in (expected or range(1)) for config_id in ladders]
-    states = []
-    for config_id, key in jobs:
-        record = latest.get(key, {})
-        state = (
-            "missing" if not record or _at_another_micro_batch(record, ladders[config_id], latest) else _state(record)
-        )
-        why = str(record.get("error", ""))
-        states.append(JobState(config_id=config_id, seed=key[1], state=state, why=why, failures=failures[key]))
-    return states
+        latest[record.get("trial_id") or record["probe_id"]] = record
+        if (event := event_from_record(record)) is not None:
+            driver.tell(event)
+    return [_job_state(driver, job_id, done, latest.get(job_id, {})) for job_id, done in driver.states().items()]
 
 
-def _speed_jobs(ladders: Mapping[str, Sequence[str]], trials: Mapping[_Key, Record]) -> dict[str, str]:
-    """Probe id → config id of the speed jobs: of configs with several micro-batches, or trained at another one."""
-    trained_elsewhere = {
-        config_id
-        for (config_id, _), record in trials.items()
-        if record.get("status") == "ok" and record["probe_id"] != ladders[config_id][0]
-    }
-    owners: dict[str, str] = {}
-    for config_id, probes in ladders.items():
-        if len(probes) > 1 or config_id in trained_elsewhere:
-            for probe in probes:
-                owners.setdefault(probe, config_id)
-    return owners
+def _driver(planned: Sequence[PlannedPoint], seeds: int) -> Driver:
+    found = micro_batches(planned)
+    return Driver(
+        Grid(list({point.config.config_id: point.config for point in planned}.values())),
+        seeds=seeds,
+        micro_batches=lambda config: found[config.config_id],
+        settings=JobSettings(memory_bytes=planned[0].memory_bytes),
+    )
 
 
-def _at_another_micro_batch(record: Record, probes: Sequence[str], latest: Mapping[_Key, Record]) -> bool:
-    """Whether a trial ran out of memory elsewhere than at the first micro-batch whose probe had enough."""
-    if record.get("status") != "out_of_memory" or "trial_id" not in record:
-        return False
-    enough = [probe for probe in probes if latest.get((probe, None), {}).get("status") != "out_of_memory"]
-    return bool(record["probe_id"] != (enough or probes)[0])
+def _job_state(driver: Driver, job_id: str, done: DriverState, latest: Record) -> JobState:
+    job, outcome, reason = driver.jobs[job_id], driver.outcome(job_id), driver.reason(job_id)
+    why, to_do = str(latest.get("error", "")), False
+    state: State
+    if outcome is not None:
+        state = "ok" if driver.is_boundary(job_id) else outcome.status
+    elif reason is not None:
+        state, why = reason.state, reason.why
+    else:
+        to_do = done != "failed"
+        asked = latest.get("type") == "asked"
+        state = "asked" if asked else "failed" if latest.get("type") == "failed" else "missing"
+    return JobState(
+        config_id=driver.owner(job_id).config_id,
+        seed=job.seed if job.kind == "train" else None,
+        state=state,
+        why=why,
+        to_do=to_do,
+        untrained=reason is not None,
+    )
 
 
 def _seed(record: Record) -> int:
     return int(record["job"]["seed"] if record["type"] == "asked" else record["seed"])
-
-
-def _state(record: Record) -> State:
-    if record["type"] in ("asked", "failed"):
-        return "asked" if record["type"] == "asked" else "failed"
-    status: State = record["status"]
-    return status
 
 
 def measured(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: int | None = None) -> list[Measured]:
@@ -135,11 +140,12 @@ def measured(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: 
 
     Where `seeds` is given, trials of seed `seeds` and above don't count.
 
-    Compared is the environment: the data's fingerprint for each way to read it, the precision that was
-    used for each config, and torch's version. Where it differs, only records like the latest are kept.
+    Compared is what was resolved for each config, of which the commonest is kept, and the environment: the data's
+    fingerprint for each way to read it, the precision that was used for each config, and torch's version. Where
+    that differs, only records like the latest are kept.
     """
     configs = {point.config.config_id for point in planned}
-    probes = {point.probe_id for point in planned}
+    probes = {point.probe_id for point in planned} | _ladder_probes(planned)
     latest: dict[tuple[str, str, str], Record] = {}
     for record in records:
         if record["type"] == "final" and record["config_id"] in configs and (seeds is None or record["seed"] < seeds):
@@ -157,9 +163,18 @@ def measured(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: 
     ]
 
 
+def _ladder_probes(planned: Sequence[PlannedPoint]) -> set[str]:
+    found = micro_batches(planned)
+    configs = {point.config.config_id: point.config for point in planned}
+    probed = [ladder for config_id, config in configs.items() for ladder in ladders(config, found[config_id])]
+    return {probe_id for ladder in probed for probe_id in ladder.probe_ids}
+
+
 def _of_device(device: str, records: Sequence[Record]) -> Measured:
     usable = [record for record in records if _usable(record)]
-    left_out: dict[str, int] = {}
+    apart = _resolved_otherwise([record for record in usable if record["type"] == "final"])
+    left_out: dict[str, int] = {"resolution": len(apart)} if apart else {}
+    usable = [record for record in usable if not any(record is one for one in apart)]
     for name, group, value in _COMPARED:
         newest = {group(record): value(record) for record in usable}
         kept = [record for record in usable if value(record) == newest[group(record)]]
@@ -171,7 +186,22 @@ def _of_device(device: str, records: Sequence[Record]) -> Measured:
         finals=tuple(record for record in usable if record["type"] == "final"),
         speeds=tuple(record for record in usable if record["type"] == "speed"),
         left_out=left_out,
+        apart=tuple(apart),
     )
+
+
+def resolution(record: Record) -> Resolved:
+    """What measuring, or a second try after an FP8 NaN, made of a trial's declaration."""
+    return Resolved(**record.get("resolved", {}))
+
+
+def _resolved_otherwise(finals: Sequence[Record]) -> list[Record]:
+    """The trials that were resolved otherwise than most of their config, of equally many than the lowest seed."""
+    by_config: dict[str, list[Record]] = {}
+    for record in sorted(finals, key=lambda record: int(record["seed"])):
+        by_config.setdefault(record["config_id"], []).append(record)
+    commonest = {config_id: majority(map(resolution, own)) for config_id, own in by_config.items()}
+    return [record for record in finals if resolution(record) != commonest[record["config_id"]]]
 
 
 def _usable(record: Record) -> bool:
@@ -209,7 +239,10 @@ def _torch(record: Record) -> Any:
 
 
 def _precision(record: Record) -> Any:
-    return record["environment"].get("precision", record["recipe"]["precision"])
+    report = record["environment"].get("precision")
+    if report is None:
+        return record["recipe"]["precision"]
+    return tuple([report.get(name) for name in ("name", "backend", "layer_filter", "converted", "total", "emulated")])
 
 
 _COMPARED: tuple[tuple[str, Callable[[Record], Any], Callable[[Record], Any]], ...] = (

@@ -41,6 +41,9 @@ class Sample:
 class Point:
     """A config, or a config at a micro-batch where several are planned (`point_id` is then config_id@batch).
 
+    `batch_size` is the micro-batch whose speed is shown. `resolved` names what measuring made of the declaration:
+    batch_size of a ladder, precision of auto (or of a second try after an FP8 NaN), steps and tokens of minutes.
+
     `standing` is "frontier" where no point beats it by the means, else "tied" or "dominated" as
     `sweeper.dominance` tells them apart, or "unresolved" where there's no noise estimate to judge by.
     `tied_with` holds point ids; `tied_in` names the objectives in which a tied point isn't shown to be beaten.
@@ -53,6 +56,7 @@ class Point:
     label: str
     shape: Mapping[str, Any]
     recipe: Mapping[str, Any]
+    resolved: Mapping[str, Any]
     params: Mapping[str, int]
     off_target: float | None
     objectives: Mapping[str, Estimate]

@@ -16,7 +16,7 @@ from sweeper.search.driver import State
 
 
 class Progress:
-    """Observes a session. `jobs` are all wanted ones, `states` tells what has become of them now.
+    """Observes a session. `jobs` are all that may be asked, `states` tells what has become of the wanted ones now.
 
     Time left is the mean seconds of the jobs of this run, so it is unknown until the first one ends.
     """
@@ -33,6 +33,7 @@ class Progress:
         self._console, self._jobs, self._states, self._label = console, jobs, states, label
         self._at_a_time = at_a_time
         self._started: dict[str, float] = {}
+        self._asked: dict[str, Job] = {}
         self._durations: list[float] = []
         self._current: dict[str, str] = {}
         self._best: tuple[float, str] | None = None
@@ -49,12 +50,16 @@ class Progress:
         """Take in one ledger record and show what changed."""
         job_id = record.get("trial_id") or record.get("probe_id") or ""
         kind = record["type"]
+        if kind == "started":
+            return
         if kind == "asked":
+            self._asked[job_id] = Job.from_dict(record["job"])
             self._started[job_id] = time.monotonic()
             self._current[job_id] = "starting"
         elif kind == "rung":
-            job = self._jobs.get(job_id)
-            self._current[job_id] = _rung_text(record, of_tokens=job.config.recipe.tokens if job else None)
+            job = self._asked.get(job_id)
+            of_tokens = job.steps * job.config.recipe.tokens_per_step if job and job.steps else None
+            self._current[job_id] = _rung_text(record, of_tokens=of_tokens)
         else:
             self._end(job_id, record)
         if self._live:
@@ -76,7 +81,7 @@ class Progress:
             self._best = (loss, self._name(job))
 
     def _line(self, job_id: str, record: Mapping[str, Any], seconds: float) -> Text:
-        job = self._jobs.get(job_id)
+        job = self._asked.get(job_id)
         name = self._name(job) if job else job_id
         if record["type"] == "failed":
             return Text(f"  {name}: failed, attempt {record['attempt']} of 3: {record['error']}", style="red")
@@ -85,8 +90,8 @@ class Progress:
             parts.append(f"loss {record['val_loss']:.4f}")
         if record.get("speed"):
             parts.append(f"{record['speed']['tokens_per_s']:,.0f} tokens/s")
-        done = sum(state == "done" for state in self._states().values())
-        count = f"{min(len(self._jobs), done + (record['type'] != 'failed')):>3}/{len(self._jobs)}"
+        states = list(self._states().values())
+        count = f"{min(len(states), states.count('done') + (record['type'] != 'failed')):>3}/{len(states)}"
         return Text(f"  {count}  {name}: {', '.join(parts)}  ({seconds:.0f} s)")
 
     def _block(self) -> Text:
@@ -100,7 +105,7 @@ class Progress:
             text += f"; about {_clock(mean * left / self._at_a_time)} to go"
         if self._best:
             text += f"; best loss {self._best[0]:.4f} ({self._best[1]})"
-        running = [f"\n  {self._name(self._jobs[i])}: {what}" for i, what in self._current.items() if i in self._jobs]
+        running = [f"\n  {self._name(self._asked[i])}: {what}" for i, what in self._current.items() if i in self._asked]
         return Text(text + "".join(running))
 
     def _name(self, job: Job) -> str:

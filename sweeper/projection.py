@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sweeper.records import Job, event_from_record
+from sweeper.lines import event_from_record
+from sweeper.records import Job
+from sweeper.useful import of_own_seconds
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 Record = Mapping[str, Any]
@@ -178,6 +180,7 @@ def _tags(record: Record, study: str, profile: str) -> dict[str, str]:
         "sweeper.data_fingerprint": environment.get("data_fingerprint"),
         "sweeper.notes": "; ".join(record.get("notes") or ()) or None,
         "sweeper.error": record.get("error"),
+        **{f"sweeper.resolved.{name}": value for name, value in (record.get("resolved") or {}).items()},
         **{f"sweeper.version.{name}": value for name, value in (environment.get("versions") or {}).items()},
     }
     return {key: _text(value) for key, value in wanted.items() if value is not None}
@@ -201,7 +204,10 @@ def _measured(record: Record) -> dict[str, float | None]:
         "tokens_per_s_low": speed.get("low"),
         "tokens_per_s_high": speed.get("high"),
         "step_ms": speed.get("step_ms"),
+        "tflops_per_s": speed.get("tflops_per_s"),
+        "mfu": speed.get("mfu"),
         "peak_memory_bytes": record.get("peak_memory_bytes"),
+        "useful_fraction": of_own_seconds(record.get("seconds") or {}) if record["type"] == "final" else None,
         **{f"seconds.{part}": value for part, value in (record.get("seconds") or {}).items()},
     }
 

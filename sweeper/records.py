@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -18,6 +18,9 @@ from model.shape import Shape
 SCHEMA = 1
 SEMANTICS = 1
 """Raised when the same declaration starts to mean another computation: old records then stand apart."""
+
+Precision = Literal["fp32", "bf16", "fp8"]
+"""What a trial computes in; a recipe may also say auto, which probes resolve."""
 
 Status = Literal["ok", "out_of_memory", "diverged", "stopped_early"]
 JobKind = Literal["train", "speed"]
@@ -31,10 +34,24 @@ def digest(value: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimizer:
-    """AdamW and its warm-up–stable–decay schedule. `warmup` and `cooldown` are fractions of all steps."""
+class Base:
+    """The shape at which a study's learning rate holds; CompleteP scales it to every other (2505.01618)."""
 
-    name: str = "adamw"
+    n_layers: int
+    d_model: int
+    ffn_hidden: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """AdamW or Muon, and its warm-up–stable–decay schedule. `warmup` and `cooldown` are fractions of all steps.
+
+    `base` is CompleteP's, None for the standard parametrization. `momentum` is Muon's, None for AdamW, whose
+    `betas` and `eps` Muon's embeddings and norms keep. `lr` and `weight_decay` are already those of the recipe's
+    tokens_per_step.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -42,30 +59,45 @@ class Optimizer:
     grad_clip: float = 1.0
     warmup: float = 0.04
     cooldown: float = 0.2
+    base: Base | None = None
+    momentum: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All else that quality depends on, normalised. `tokens` = steps × tokens_per_step, whole steps."""
+    """All else that quality depends on, normalised: what doesn't apply is None, and no part of ids.
+
+    Exactly one of `steps` and `minutes` is given; the steps of `minutes` are resolved from a probe. `fp8_backend`
+    and `fp8_filter` (leave out what FP8 slows down, or nothing) are given where `precision` is fp8 or auto.
+    """
 
     data: str
-    steps: int
     seq_len: int
     tokens_per_step: int
-    precision: Literal["fp32", "bf16", "fp8"]
+    precision: Literal["fp32", "bf16", "fp8", "auto"]
     optimizer: Optimizer
     eval_tokens: int
+    steps: int | None = None
+    minutes: float | None = None
+    fp8_backend: Literal["torchao", "transformer_engine"] | None = None
+    fp8_filter: Literal["auto", "none"] | None = None
 
     @property
-    def tokens(self) -> int:
-        """Training tokens of one trial."""
-        return self.steps * self.tokens_per_step
+    def tokens(self) -> int | None:
+        """Training tokens of one trial = steps × tokens_per_step; None where minutes are given."""
+        return None if self.steps is None else self.steps * self.tokens_per_step
+
+    def at_precision(self, precision: Precision) -> Recipe:
+        """This recipe as a study would declare it with `precision`: without FP8's settings where they don't apply."""
+        if precision == "fp8":
+            return replace(self, precision=precision)
+        return replace(self, precision=precision, fp8_backend=None, fp8_filter=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields and `tokens` as plain JSON values."""
-        plain = asdict(self)
+        """The fields that apply, and `tokens`, as plain JSON values."""
+        plain = without_none({**asdict(self), "tokens": self.tokens})
         plain["optimizer"]["betas"] = list(self.optimizer.betas)
-        return {**plain, "tokens": self.tokens}
+        return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Recipe:
@@ -73,7 +105,18 @@ class Recipe:
         fields = {key: value for key, value in plain.items() if key != "tokens"}
         optimizer = dict(fields.pop("optimizer"))
         optimizer["betas"] = tuple(optimizer["betas"])
+        if "base" in optimizer:
+            optimizer["base"] = Base(**optimizer["base"])
         return cls(optimizer=Optimizer(**optimizer), **fields)
+
+
+def without_none(plain: dict[str, Any]) -> dict[str, Any]:
+    """`plain` without what is None, at every depth."""
+    return {
+        key: without_none(value) if isinstance(value, dict) else value
+        for key, value in plain.items()
+        if value is not None
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +130,10 @@ class Config:
     def config_id(self) -> str:
         """12 hex digits."""
         return digest(self.to_dict())
+
+    def at_precision(self, precision: Precision) -> Config:
+        """This config with `precision` for its recipe's own."""
+        return replace(self, recipe=self.recipe.at_precision(precision))
 
     def to_dict(self) -> dict[str, Any]:
         """`{"shape": …, "recipe": …}` as plain JSON values."""
@@ -109,21 +156,37 @@ class Execution:
 def probe_id(config: Config, execution: Execution) -> str:
     """Shape × execution × the recipe fields that speed depends on."""
     recipe = config.recipe
+    fp8 = [value for value in (recipe.fp8_backend, recipe.fp8_filter) if value is not None]
     return "p" + digest(
         {
             "shape": config.shape.to_dict(),
             "execution": asdict(execution),
-            "recipe": [recipe.seq_len, recipe.tokens_per_step, recipe.precision, recipe.optimizer.name],
+            "recipe": [recipe.seq_len, recipe.tokens_per_step, recipe.precision, recipe.optimizer.name, *fp8],
         }
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """What measuring made of a declaration: a recipe's `minutes` as whole `steps`, its `auto` as a precision.
+
+    After an FP8 NaN, `precision` is the bf16 of the second try. None where nothing was resolved.
+    """
+
+    steps: int | None = None
+    precision: Precision | None = None
+
+
+UNRESOLVED = Resolved()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One thing for a runner to do: train a config with a seed, or measure a config's speed.
 
-    `data_path` is where the recipe's data lies on this machine, None for an embedded corpus; it is no
-    part of any id, nor is `device`, the type of device that the job must run on. `seed` is 0 for a speed job.
+    No part of any id: `data_path`, where the recipe's data lies on this machine, None for an embedded corpus;
+    `device`, the type of device that the job must run on; `memory_bytes`, what it may reserve there; `shared_ok`,
+    whether it may be timed on a device that others use; `resolved`. `seed` is 0 for a speed job.
     """
 
     kind: JobKind
@@ -133,11 +196,28 @@ class Job:
     attempt: int = 1
     data_path: str | None = None
     device: DeviceType = "cpu"
+    memory_bytes: int | None = None
+    shared_ok: bool = False
+    resolved: Resolved = UNRESOLVED
 
     @property
+    def steps(self) -> int | None:
+        """Whole optimizer steps of the training, None for a speed job of a recipe that gives minutes."""
+        return self.config.recipe.steps if self.resolved.steps is None else self.resolved.steps
+
+    @property
+    def precision(self) -> Precision:
+        """What the job computes in. Raises ValueError for `auto` before it is resolved."""
+        precision = self.resolved.precision or self.config.recipe.precision
+        if precision == "auto":
+            raise ValueError(f"{self.job_id}: precision auto has not been resolved")
+        return precision
+
+    @cached_property
     def probe_id(self) -> str:
-        """The id under which this job's speed is known."""
-        return probe_id(self.config, self.execution)
+        """The id under which this job's speed is known; where a precision was resolved, it's of that precision."""
+        precision = self.resolved.precision
+        return probe_id(self.config.at_precision(precision) if precision else self.config, self.execution)
 
     @property
     def trial_id(self) -> str:
@@ -170,25 +250,38 @@ class Job:
             "attempt": self.attempt,
             "data_path": self.data_path,
             "device": self.device,
+            "memory_bytes": self.memory_bytes,
+            "shared_ok": self.shared_ok,
+            "resolved": asdict(self.resolved),
         }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Job:
         """The inverse of `to_dict`."""
         fields = dict(plain)
-        config, execution = Config.from_dict(fields.pop("config")), Execution(**fields.pop("execution"))
-        return cls(config=config, execution=execution, **fields)
+        return cls(
+            config=Config.from_dict(fields.pop("config")),
+            execution=Execution(**fields.pop("execution")),
+            resolved=Resolved(**fields.pop("resolved", {})),
+            **fields,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedSummary:
-    """Training speed over whole optimizer steps, after compile and warm-up. `windows` in tokens/s."""
+    """Training speed over whole optimizer steps, after compile and warm-up. `windows` in tokens/s.
+
+    `tflops_per_s` is tokens/s × the model's training FLOPs per token; `mfu` that ÷ the device's dense bf16 peak,
+    None where the peak isn't known.
+    """
 
     tokens_per_s: float
     low: float
     high: float
     windows: tuple[float, ...]
     step_ms: float
+    tflops_per_s: float | None = None
+    mfu: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,9 +312,9 @@ class Rung:
 class Final:
     """A trial's outcome.
 
-    `val_loss` in nats per token, `val_bpb` in bits per byte (None where bytes are unknown), `curve` pairs
-    of (tokens, training loss), at most 256; `seconds` has set_up, compile, train, evaluate; `environment`
-    has device, driver, versions, data and its fingerprint, and what was seen on the way.
+    `val_loss` in nats per token, `val_bpb` in bits per byte (None where bytes are unknown), `curve` pairs of (tokens,
+    training loss), at most 256; `seconds` has set_up, compile, train, evaluate, timing (steps taken for the speed
+    alone); `environment` has device, driver, versions, data and its fingerprint, and what was seen on the way.
     """
 
     job: Job
@@ -270,48 +363,3 @@ class Continue:
 @dataclass(frozen=True, kw_only=True)
 class Stop:
     """The job should end now; its next event says so."""
-
-
-def event_record(event: Event) -> dict[str, Any]:
-    """The ledger line of an event, without its time: ids, device, seed, config and the event's own fields."""
-    job = event.job
-    own = {
-        key: asdict(value) if isinstance(value, SpeedSummary) else value
-        for key, value in vars(event).items()
-        if key not in ("job", "type")
-    }
-    device = event.environment.get("device") if not isinstance(event, Rung) else None
-    record = {"schema": SCHEMA, "type": event.type, **job.ids(), "device": device, "attempt": job.attempt}
-    if not isinstance(event, Rung):
-        record |= {"seed": job.seed, **job.config.to_dict(), "execution": asdict(job.execution)}
-        record["params"] = asdict(job.config.shape.params)
-    return {**record, **own}
-
-
-def event_from_record(record: Mapping[str, Any]) -> Event | None:
-    """The event of a ledger line, so that resume can replay it; None for lines that are no event of an outcome."""
-    kind = _OUTCOMES.get(record["type"])
-    if kind is None:
-        return None
-    job = Job(
-        kind="train" if "trial_id" in record else "speed",
-        config=Config.from_dict(record),
-        execution=Execution(**record["execution"]),
-        seed=record["seed"],
-        attempt=record["attempt"],
-    )
-    fields = {key: record[key] for key in kind.__dataclass_fields__ if key in record and key != "type"}
-    if fields.get("speed"):
-        fields["speed"] = SpeedSummary(**{**fields["speed"], "windows": tuple(fields["speed"]["windows"])})
-    if "curve" in fields:
-        fields["curve"] = tuple((tokens, loss) for tokens, loss in fields["curve"])
-        fields["notes"] = tuple(fields["notes"])
-    event: Event = kind(job=job, **fields)
-    return event
-
-
-_OUTCOMES: Mapping[str, type[Speed] | type[Final] | type[Failed]] = {
-    "speed": Speed,
-    "final": Final,
-    "failed": Failed,
-}

@@ -55,6 +55,16 @@ class RunFolder:
         return self.root / "logs"
 
     @property
+    def checkpoints(self) -> Path:
+        """One file per training that `sweeper train` may go on with."""
+        return self.root / "checkpoints"
+
+    @property
+    def models(self) -> Path:
+        """One folder per finished training of `sweeper train`, as Hugging Face has models."""
+        return self.root / "hf"
+
+    @property
     def lock(self) -> Path:
         """Held (flock) by the one driver that may write here."""
         return self.root / ".lock"

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sweeper.ledger import Ledger
-from sweeper.records import SCHEMA, Continue, Done, Event, Job, Stop, Wait, event_from_record, event_record
+from sweeper.lines import asked_record, event_from_record, event_record, started_record
+from sweeper.records import Continue, Done, Event, Job, Stop, Wait
 from sweeper.search.driver import Driver
 
 Observer = Callable[[Mapping[str, Any]], None]
@@ -19,29 +20,32 @@ def now() -> str:
 
 
 class Session:
-    """`ask` and `tell` for a runner. Observers are handed every new ledger record, after it is on disk."""
+    """`ask` and `tell` for a runner. Observers are handed every new ledger record, after it is on disk.
 
-    def __init__(self, driver: Driver, ledger: Ledger, *, observers: Sequence[Observer] = ()) -> None:
+    The first record says that a run starts on so many `devices`, by this `command` ("" where it isn't known).
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        ledger: Ledger,
+        *,
+        observers: Sequence[Observer] = (),
+        devices: int = 1,
+        command: str = "",
+    ) -> None:
         self._driver, self._ledger, self._observers = driver, ledger, tuple(observers)
         for record in ledger.records:
             event = event_from_record(record)
             if event is not None:
                 driver.tell(event)
+        self._record(started_record(devices=devices, command=command))
 
     def ask(self) -> Job | Wait | Done:
         """The next job, recorded as asked."""
         answer = self._driver.ask()
         if isinstance(answer, Job):
-            self._record(
-                {
-                    "schema": SCHEMA,
-                    "type": "asked",
-                    **answer.ids(),
-                    "device": None,
-                    "attempt": answer.attempt,
-                    "job": answer.to_dict(),
-                }
-            )
+            self._record(asked_record(answer))
         return answer
 
     def tell(self, event: Event) -> Continue | Stop:

@@ -1,28 +1,21 @@
-"""What `sweeper shape` and `sweeper train` make of their flags: one shape, or a study of one config."""
+"""What `sweeper shape` makes of its flags, and `sweeper train` of those of the shape: exact counts, or all faults."""
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from model.shape import FIELDS, Shape, ShapeError, derive
-from sweeper.errors import StudyFaults, UsageError
-from sweeper.machine import job_gpus
+from sweeper.errors import UsageError
 from sweeper.records import SCHEMA
-from sweeper.study.loader import load
 from sweeper.study.presets import PRESETS, layered
-from sweeper.study.schema import EMBEDDED_DATA, LoadedStudy
 
 DEFAULT_PRESET = "current"
 _GIVEN = (*FIELDS, "kv_groups")
 _COUNTS = (
-    *(name for name in _GIVEN if name != "tie_embeddings"), "seq_len", "batch_size", "grad_accum_steps", "seeds",
+    *(name for name in _GIVEN if name != "tie_embeddings"),
+    "seq_len", "batch_size", "grad_accum_steps", "seeds", "checkpoint_every",
 )  # fmt: skip
 """Flags that take a whole number of at least 1."""
 
@@ -32,25 +25,25 @@ def shape_fields(flags: Mapping[str, Any]) -> Shape:
 
     Raises UsageError with all that is wrong with the flags, each with what would be right.
     """
-    shape, faults = _shape(flags)
+    shape, faults = shape_or_faults(flags)
     if faults:
         raise UsageError("\n".join(faults))
     return shape
 
 
-def _shape(flags: Mapping[str, Any]) -> tuple[Shape, list[str]]:
+def shape_or_faults(flags: Mapping[str, Any]) -> tuple[Shape, list[str]]:
     """The shape, or in its place the preset's where flags of the shape are faulty; and all faults of the flags."""
-    wrong = [name for name in _COUNTS if flags.get(name) is not None and flags[name] < 1]
-    faults = [f"--{name} {flags[name]}: write a whole number of at least 1" for name in wrong]
+    wrong = [(name, value) for name in _COUNTS for value in counts(flags.get(name)) if value < 1]
+    faults = [f"--{name} {value}: write a whole number of at least 1" for name, value in wrong]
     name = flags.get("preset") or DEFAULT_PRESET
     if name not in PRESETS:
         faults.append(f"{name}: no such preset; there are {', '.join(PRESETS)}")
-    fallback = derive(_preset(flags)["model"])
-    if name not in PRESETS or any(name in _GIVEN for name in wrong):
+    fallback = derive(preset(flags)["model"])
+    if name not in PRESETS or any(name in _GIVEN for name, _ in wrong):
         return fallback, faults
     own = {name: flags[name] for name in _GIVEN if flags.get(name) is not None}
     try:
-        shape = derive(layered(_preset(flags)["model"], own))
+        shape = derive(layered(preset(flags)["model"], own))
     except ShapeError as error:
         blamed = [f"--{name}" for name in own if name in error.rule.split()]
         return fallback, [*faults, f"{' and '.join(blamed)}: {error}" if blamed else str(error)]
@@ -62,7 +55,13 @@ def _shape(flags: Mapping[str, Any]) -> tuple[Shape, list[str]]:
     return shape, faults
 
 
-def _preset(flags: Mapping[str, Any]) -> Mapping[str, Any]:
+def counts(value: int | list[int] | None) -> list[int]:
+    """A flag's count, or its several counts, or none."""
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def preset(flags: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The preset that flags name; the guide's current one where they name none, or none that there is."""
     return PRESETS.get(flags.get("preset") or DEFAULT_PRESET) or PRESETS[DEFAULT_PRESET]
 
 
@@ -89,56 +88,3 @@ def shape_text(result: Mapping[str, Any]) -> str:
         *(f"warning: {text}" for text in result["warnings"]),
     ]
     return "\n".join(lines)
-
-
-def train_study(flags: Mapping[str, Any]) -> LoadedStudy:
-    """`sweeper train`'s flags as a study with one config, under the same checks as any study.
-
-    Raises UsageError with all that is wrong with the flags, each with what would be right.
-    """
-    shape, faults = _shape(flags)
-    if flags["use_fp8"] and flags["precision"]:
-        faults.append(f"--use_fp8 and --precision {flags['precision']}: one excludes the other; leave one of them out")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "train.yaml"
-        file.write_text(yaml.safe_dump(_document(flags, shape), allow_unicode=True), encoding="utf-8")
-        try:
-            loaded = load(file)
-        except StudyFaults as error:
-            faults += [f"--{fault.path.split('.')[-1]}: {fault.message}" for fault in error.faults]
-    if faults:
-        raise UsageError("\n".join(faults))
-    return loaded
-
-
-def _document(flags: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """The study; a count that is faulty, and was reported, is replaced so that the rest can be checked."""
-    defaults = {**_preset(flags)["trial"], "seq_len": 1024, "seeds": 1}
-    counts = {name: flags[name] if (flags[name] or 0) >= 1 else default for name, default in defaults.items()}
-    data = Path(flags["data"])
-    here = flags["data"] not in EMBEDDED_DATA and data.exists()
-    return {
-        "name": "train",
-        "question": f"How well and how fast does {shape.n_layers} × {shape.d_model} train?",
-        "model": {key: value for key, value in shape.to_dict().items() if key != "head_dim"},
-        "trial": {
-            **counts,
-            "data": str(data.absolute()) if here else flags["data"],
-            "tokens": _number(flags["tokens"]),
-            "precision": "fp8" if flags["use_fp8"] else flags["precision"] or "bf16",
-            "compile": flags["compile"],
-            "optimizer": {"name": "adamw", "lr": _number(flags["lr"])},
-        },
-        "resources": {"gpus": job_gpus(None)},
-    }
-
-
-def _number(text: str) -> int | float | str:
-    """A bare number as one, which YAML would write in quotes; with a unit, or wrong, it stays text."""
-    for kind in (int, float):
-        try:
-            value = kind(text)
-        except ValueError:
-            continue
-        return value if math.isfinite(value) else text
-    return text

@@ -15,13 +15,15 @@ from rich.console import Console
 from sweeper.errors import JobsFailed, UsageError
 from sweeper.labels import labels
 from sweeper.ledger import Ledger, held, read
+from sweeper.lines import event_from_record
 from sweeper.observations import PlannedPoint
 from sweeper.planning.plan import Plan, plan_json
 from sweeper.progress import Progress
-from sweeper.records import Config, DeviceType, Execution, Job, event_from_record
+from sweeper.records import DeviceType, Job
 from sweeper.run_folder import RunFolder, write_atomically
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
+from sweeper.search.resolving import AUTO, JobSettings, MicroBatches
 from sweeper.session import Session
 from sweeper.study.schema import LoadedStudy
 
@@ -49,8 +51,9 @@ class StudyRun:
     def driver(self, *, device: DeviceType = "cpu") -> Driver:
         """A Driver that has been told nothing yet."""
         study = self.loaded.study
-        executions: dict[str, Sequence[Execution]] = {
-            planned.config.config_id: planned.executions for planned in self.plan.configs
+        micro_batches = {
+            planned.config.config_id: MicroBatches(executions=planned.executions, choose=planned.choose)
+            for planned in self.plan.configs
         }
         strategy = make_strategy(
             study.search.method,
@@ -62,9 +65,13 @@ class StudyRun:
         return Driver(
             strategy,
             seeds=study.trial.seeds,
-            executions=lambda config: executions[config.config_id],
-            data_path=str(path) if path else None,
-            device=device,
+            micro_batches=lambda config: micro_batches[config.config_id],
+            settings=JobSettings(
+                data_path=str(path) if path else None,
+                device=device,
+                memory_bytes=study.budget.memory,
+                shared_ok=study.resources.allow_shared,
+            ),
         )
 
     def replayed(self, records: Sequence[Record]) -> Driver:
@@ -77,25 +84,46 @@ class StudyRun:
 
     def points(self, driver: Driver) -> list[PlannedPoint]:
         """The points that the study asks for: a config each, or one per micro-batch where that is an axis."""
-        asked = {job.config.config_id for job in driver.jobs.values()}
+        asked = {job.config.config_id for job in driver.jobs.values() if job.kind == "train"}
         return [
-            PlannedPoint(config=planned.config, execution=execution, off_target=planned.off_target)
+            PlannedPoint(
+                config=planned.config,
+                execution=execution,
+                off_target=planned.off_target,
+                ladder=planned.executions if planned.choose == "fastest" else (),
+                memory_bytes=self.loaded.study.budget.memory,
+            )
             for planned in self.plan.configs
             if planned.config.config_id in asked
-            for execution in planned.executions
+            for execution in (planned.executions[:1] if planned.choose == "fastest" else planned.executions)
         ]
 
     def labeller(self) -> Callable[[Job], str]:
-        """Short names of jobs: what differs among the study's configs and micro-batches, nothing else."""
-        points: list[tuple[Config, Execution]] = [
-            (planned.config, execution) for planned in self.plan.configs for execution in planned.executions
-        ]
-        names = labels([{**config.to_dict(), "batch_size": execution.batch_size} for config, execution in points])
-        by_probe = {
-            (config.config_id, execution.batch_size): name
-            for (config, execution), name in zip(points, names, strict=True)
+        """Short names of jobs: what differs among the study's configs and micro-batches, nothing else.
+
+        A trial whose micro-batch is the fastest of a ladder is named without it, as its point is.
+        """
+        configs = [planned.config for planned in self.plan.configs]
+        points = [(planned, execution) for planned in self.plan.configs for execution in planned.executions]
+        rows = [{**planned.config.to_dict(), "batch_size": execution.batch_size} for planned, execution in points]
+        known: dict[tuple[str, int], str] = {}
+        for (planned, execution), name in zip(points, labels(rows), strict=True):
+            known[planned.config.config_id, execution.batch_size] = name
+            for precision in AUTO if planned.config.recipe.precision == "auto" else ():
+                probed = planned.config.at_precision(precision).config_id
+                known.setdefault((probed, execution.batch_size), f"{name} {precision}")
+        of_trials = {
+            planned.config.config_id: name
+            for planned, name in zip(self.plan.configs, labels([c.to_dict() for c in configs]), strict=True)
+            if planned.choose == "fastest"
         }
-        return lambda job: by_probe.get((job.config.config_id, job.execution.batch_size), job.config.config_id)
+
+        def label(job: Job) -> str:
+            config_id = job.config.config_id
+            own = of_trials.get(config_id) if job.kind == "train" else None
+            return own or known.get((config_id, job.execution.batch_size), config_id)
+
+        return label
 
     def run(
         self,
@@ -156,7 +184,8 @@ class StudyRun:
         progress = Progress(console, jobs=driver.jobs, states=driver.states, label=self.labeller(), at_a_time=at_a_time)
         progress.note_earlier(ledger.records)
         with progress:
-            runner(Session(driver, ledger, observers=(track, progress.observe)))
+            observers = (track, progress.observe)
+            runner(Session(driver, ledger, observers=observers, devices=at_a_time, command=self.command))
 
     def _check_data(self, records: Sequence[Record], fingerprint_of: FingerprintOf) -> None:
         """Refuse to add to results that were measured on other data of the same name."""
@@ -216,15 +245,20 @@ class StudyRun:
     def raise_if_failed(self, records: Sequence[Record]) -> None:
         """JobsFailed when a job failed three times, naming each and why."""
         driver = self.replayed(records)
-        failed = [job_id for job_id, state in driver.states().items() if state == "failed"]
+        states = driver.states()
+        failed = [job_id for job_id, state in states.items() if state == "failed"]
         if failed:
             name = self.labeller()
             why = {r.get("trial_id") or r.get("probe_id"): r["error"] for r in records if r["type"] == "failed"}
-            lines = [f"  {name(driver.jobs[i])} seed {driver.jobs[i].seed}: {why.get(i, '')}" for i in failed]
+            why |= {job_id: reason.why for job_id in failed if (reason := driver.reason(job_id)) is not None}
             raise JobsFailed(
-                f"{len(failed)} of {len(driver.jobs)} jobs failed three times (logs in {self.folder.logs}):\n"
-                + "\n".join(lines)
+                f"{len(failed)} of {len(states)} jobs failed three times (logs in {self.folder.logs}):\n"
+                + "\n".join(f"  {_called(driver.jobs[i], name)}: {why.get(i, '')}" for i in failed)
             )
+
+
+def _called(job: Job, label: Callable[[Job], str]) -> str:
+    return f"{label(job)} seed {job.seed}" if job.kind == "train" else f"{label(job)} speed"
 
 
 def _census(driver: Driver, records: Sequence[Record]) -> str:
@@ -232,9 +266,10 @@ def _census(driver: Driver, records: Sequence[Record]) -> str:
     settled = {
         record.get("trial_id") or record["probe_id"] for record in records if record["type"] in ("final", "speed")
     }
-    kept = settled & set(driver.jobs)
+    states = driver.states()
+    kept = [job_id for job_id in settled if states.get(job_id) == "done"]
     stale = settled - set(driver.jobs)
-    missing = [job_id for job_id, state in driver.states().items() if state == "missing"]
+    missing = [job_id for job_id, state in states.items() if state == "missing"]
     parts = [f"{len(missing)} jobs to do"] if not settled else [f"{len(kept)} kept", f"{len(missing)} to do"]
     if stale:
         parts.append(f"{len(stale)} no longer asked (kept in the ledger)")

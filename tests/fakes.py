@@ -9,7 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from model.shape import Shape
@@ -24,6 +24,7 @@ from sweeper.records import (
     Job,
     Optimizer,
     Recipe,
+    Resolved,
     Rung,
     SpeedSummary,
     Stop,
@@ -140,6 +141,19 @@ def _no_outcome(job: Job, _: str) -> Iterator[Event]:
     yield Rung(job=job, tokens=1024, loss=5.0)
 
 
+def _runs_out(job: Job, _: str) -> Iterator[Event]:
+    yield make_final(job, status="out_of_memory", val_loss=None, val_bpb=None, environment=_seen())
+
+
+def _begins_anew(job: Job, _: str) -> Iterator[Event]:
+    """Rungs whose tokens go back once, then on for ever, as after a NaN under FP8."""
+    for tokens in (1024, 2048, 3072):
+        yield Rung(job=job, tokens=tokens, loss=5.0)
+    again = replace(job, resolved=Resolved(precision="bf16"))
+    for n in range(1, 1000):
+        yield Rung(job=again, tokens=1024 * n, loss=4.0)
+
+
 def _dies(job: Job, argument: str) -> Iterator[Event]:
     """Ends its process with signal `argument` in its first attempt."""
     yield Rung(job=job, tokens=1024, loss=5.0)
@@ -186,6 +200,8 @@ _DEEDS: dict[str, Callable[[Job, str], Iterator[Event]]] = {
     "raises": _raises,
     "no_outcome": _no_outcome,
     "dies": _dies,
+    "runs_out": _runs_out,
+    "begins_anew": _begins_anew,
     "threads": _threads,
     "busy": _busy,
 }

@@ -143,28 +143,33 @@ def epochs(dataset: Dataset, tokens: int, seq_len: int) -> float:
     return tokens / (windows_per_pass(dataset, seq_len) * seq_len)
 
 
-def window_starts(dataset: Dataset, *, seed: int, seq_len: int) -> Iterator[int]:
-    """Where the windows of a seed begin in the train tokens, in the order of training, without end."""
+def window_starts(dataset: Dataset, *, seed: int, seq_len: int, skip: int = 0) -> Iterator[int]:
+    """Where the windows of a seed begin in the train tokens, in the order of training, without end.
+
+    The first `skip` are left out, at no cost but that of drawing one pass's order.
+    """
     windows = windows_per_pass(dataset, seq_len)
     offsets = min(seq_len, len(dataset.train) - windows * seq_len)
-    for number in itertools.count():
+    passes, skip = divmod(skip, windows)
+    for number in itertools.count(passes):
         draw = np.random.default_rng([seed, number])
         offset = int(draw.integers(offsets))
         order = np.arange(windows, dtype=np.uint32)
         draw.shuffle(order)
-        for window in order:
+        for window in order[skip:]:
             yield offset + int(window) * seq_len
+        skip = 0
 
 
 def train_batches(
-    dataset: Dataset, *, seed: int, batch_size: int, seq_len: int, device: torch.device | str
+    dataset: Dataset, *, seed: int, batch_size: int, seq_len: int, device: torch.device | str, skip: int = 0
 ) -> Generator[Batch]:
     """Endless (inputs, targets) of a seed: int64 (batch_size, seq_len) each, on `device`.
 
-    A background thread assembles the next batches; closing the generator (or dropping it) ends the thread.
-    DataError at once where the train side is shorter than one window.
+    The first `skip` sequences are left out. A background thread assembles the next batches; closing the generator
+    (or dropping it) ends the thread. DataError at once where the train side is shorter than one window.
     """
-    starts = window_starts(dataset, seed=seed, seq_len=seq_len)
+    starts = window_starts(dataset, seed=seed, seq_len=seq_len, skip=skip)
     first = next(starts)
     batches = _assembled(dataset.train, itertools.chain([first], starts), batch_size, seq_len)
     return _prefetched(batches, torch.device(device))

@@ -2,10 +2,11 @@
 
 Memory of one micro-batch, in bytes, with P parameters, a = 4 (fp32) or 2 (autocast) bytes per activation:
 
-    state       = P · (4 + 4 + 8)                       fp32 weights, gradients, AdamW's two moments
+    state       = P · (4 + 4 + 8)                       fp32 weights, gradients, AdamW's two moments; Muon has
+                                                        one, 4 bytes, for the matrices of the blocks
     copies      = 2 · matmul weights                    bf16 copies that autocast keeps; none in fp32
     layer/token = 8·d + a · (2·d + (2·h + 2·kv)·dh + 4·f) + 4·h
-    head/token  = V · (a + 4 + 4)                       logits, their fp32 log-probabilities, the gradient
+    head        = 2 · a · V per token                   logits and their gradient; the loss's chunks on a CPU hold less
 
 A layer keeps for its backward pass two fp32 residuals and their two norms, queries, keys, values and the
 attention's output with its fp32 log-sum-exp (flash attention keeps no T × T matrix: 2205.14135), gate,
@@ -13,7 +14,8 @@ up, silu(gate) and the product. The counting is that of 2205.05198 §4.1, for Sw
 without dropout; what compiled blocks keep was counted on a CPU: within 3% of it in bf16, 7% in fp32.
 
 Time: (train FLOPs + forward FLOPs of the evaluation) ÷ achieved FLOP/s + set-up and compile seconds, with
-a forward pass as a third of forward and backward (2001.08361 §2.1).
+a forward pass as a third of forward and backward (2001.08361 §2.1). Where minutes are given, the training takes these.
+Precision `auto` is predicted as bf16.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from statistics import median
 from typing import Any, Literal
 
 from model.shape import Shape
-from sweeper.records import Config
+from sweeper.records import Config, Precision
 
 CPU_CORE_FLOPS_PER_S = 45e9
 """Achieved in fp32 training per core, at the sizes of a CPU proxy."""
@@ -36,7 +38,10 @@ GPU_OVERHEAD_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What predicted seconds rest on. `overhead_s`: set-up and compile of one trial; `source`: a sentence."""
+    """What predicted seconds rest on.
+
+    `overhead_s`: set-up, compile and steps taken for the timing alone, of one trial; `source`: a sentence.
+    """
 
     achieved_flops_per_s: float
     overhead_s: float
@@ -46,8 +51,17 @@ class Calibration:
         """Predicted wall seconds of one trial of `config`, one seed, evaluation included."""
         recipe = config.recipe
         per_token = config.shape.train_flops_per_token(recipe.seq_len)
-        flops = per_token * (recipe.tokens + recipe.eval_tokens / 3)
-        return flops / self.achieved_flops_per_s + self.overhead_s
+        train_s = 60 * recipe.minutes if recipe.minutes else self.tokens(config) * per_token / self.achieved_flops_per_s
+        return train_s + recipe.eval_tokens / 3 * per_token / self.achieved_flops_per_s + self.overhead_s
+
+    def tokens(self, config: Config) -> int:
+        """Training tokens of one trial: exact, or predicted where the recipe gives minutes, then of whole steps."""
+        recipe = config.recipe
+        if recipe.tokens is not None:
+            return recipe.tokens
+        per_step = config.shape.train_flops_per_token(recipe.seq_len) * recipe.tokens_per_step
+        steps = int(60 * (recipe.minutes or 0) * self.achieved_flops_per_s / per_step)
+        return max(1, steps) * recipe.tokens_per_step
 
 
 def assumed(*, gpus: int, cpus: int) -> Calibration:
@@ -74,7 +88,7 @@ def calibrate(records: Iterable[Mapping[str, Any]]) -> Calibration | None:
         return None
     finals = [r for r in finals if r["device"] == finals[-1]["device"]]
     speed = median(_train_flops(r) / r["seconds"]["train"] for r in finals)
-    overhead = median(r["seconds"].get("set_up", 0) + r["seconds"].get("compile", 0) for r in finals)
+    overhead = median(sum(r["seconds"].get(name, 0) for name in ("set_up", "compile", "timing")) for r in finals)
     trials = "1 trial" if len(finals) == 1 else f"{len(finals)} trials"
     return Calibration(
         achieved_flops_per_s=speed,
@@ -93,14 +107,40 @@ def _flops_per_s(value: float) -> str:
     return f"{value / 1e12:.3g} TFLOP/s" if value >= 1e12 else f"{value / 1e9:.3g} GFLOP/s"
 
 
-def memory_bytes(shape: Shape, *, precision: Literal["fp32", "bf16", "fp8"], batch_size: int, seq_len: int) -> int:
+def memory_of(config: Config, batch_size: int) -> int:
+    """`memory_bytes` of a config at a micro-batch; of precision `auto` that of bf16."""
+    recipe = config.recipe
+    return memory_bytes(
+        config.shape,
+        precision="bf16" if recipe.precision == "auto" else recipe.precision,
+        batch_size=batch_size,
+        seq_len=recipe.seq_len,
+        optimizer=recipe.optimizer.name,
+    )
+
+
+def memory_bytes(
+    shape: Shape,
+    *,
+    precision: Precision,
+    batch_size: int,
+    seq_len: int,
+    optimizer: Literal["adamw", "muon"] = "adamw",
+) -> int:
     """Predicted peak of what a trial allocates on its device, in bytes: see the formula above."""
-    params = shape.params
-    width = 4 if precision == "fp32" else 2
+    params, width, tokens = shape.params, 4 if precision == "fp32" else 2, batch_size * seq_len
     heads = shape.head_dim * (2 * shape.n_heads + 2 * shape.n_kv_heads)
     layer = 8 * shape.d_model + width * (2 * shape.d_model + heads + 4 * shape.ffn_hidden) + 4 * shape.n_heads
-    per_token = shape.n_layers * layer + shape.vocab_size * (width + 8)
     norms = (2 * shape.n_layers + 1) * shape.d_model
-    matmul_weights = params.trunk - norms + params.embedding
-    copies = 0 if precision == "fp32" else 2 * matmul_weights
-    return 16 * params.total + copies + per_token * batch_size * seq_len
+    hidden = params.trunk - norms
+    state = 16 * params.total - (4 * hidden if optimizer == "muon" else 0)
+    copies = 0 if precision == "fp32" else 2 * (hidden + params.embedding)
+    return state + copies + shape.n_layers * layer * tokens + head_bytes(shape, width=width, tokens=tokens)
+
+
+def head_bytes(shape: Shape, *, width: int, tokens: int) -> int:
+    """What the head and its loss hold at their peak for a micro-batch of so many tokens, its weights apart.
+
+    `width`: bytes of a logit as the matmul makes it.
+    """
+    return 2 * width * shape.vocab_size * tokens

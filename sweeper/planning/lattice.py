@@ -10,8 +10,9 @@ from typing import Any
 
 from model.shape import Shape, ShapeError, derive
 from sweeper.errors import UsageError
+from sweeper.planning.memory import rungs_within, too_large
 from sweeper.planning.solver import Drop, Window, solve
-from sweeper.planning.tokens import TrialSettings, settle, with_axes
+from sweeper.planning.tokens import TrialSettings, reference_tokens, settle, with_axes
 from sweeper.records import Config
 from sweeper.study.schema import ShapeFields, Solve, Study
 
@@ -28,10 +29,10 @@ _Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Point:
-    """A feasible point: a config at a micro-batch of `batch_size` sequences."""
+    """A feasible point: a config at a micro-batch of so many sequences, or at the fastest of several, ascending."""
 
     config: Config
-    batch_size: int
+    batch_sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class _Broken:
 class Lattice:
     """The points of `study`, made one at a time; shapes and trial settings that recur are worked out once.
 
-    A point is dropped for the first rule it fails: head rules, then token arithmetic, then the budget.
+    A point is dropped for the first rule it fails: head rules, then those of the trial, then the parameter budget,
+    then the memory.
     Raises UsageError where the study can't be planned at all.
     """
 
@@ -66,6 +68,7 @@ class Lattice:
         self._names = tuple(self._values)
         self._shapes: tuple[Mapping[str, Any], ...] = self.study.shapes or ({},)
         self._trial = self.study.trial.model_dump()
+        self._reference = reference_tokens(self.study.trial, axes)
         self._trials: dict[_Key, TrialSettings | Drop] = {}
 
     @property
@@ -88,14 +91,25 @@ class Lattice:
                     yield shape.drop
                 else:
                     trial = self._settings(listed, {self._names[i]: values[i] for i in trial_at})
-                    yield _point(shape, trial)
+                    yield self._point(shape, trial)
+
+    def _point(self, shape: Shape | Drop, trial: TrialSettings | Drop) -> Point | Drop:
+        if isinstance(trial, Drop):
+            return trial
+        if isinstance(shape, Drop):
+            return shape
+        config, cap = Config(shape=shape, recipe=trial.recipe(shape)), self.study.budget.memory
+        if cap is None:
+            return Point(config, trial.batch_sizes)
+        batch_sizes = rungs_within(cap, config, trial.batch_sizes)
+        return Point(config, batch_sizes) if batch_sizes else too_large(cap, config, trial.batch_sizes[0])
 
     def _settings(self, listed: Mapping[str, Any], axes: Mapping[str, Any]) -> TrialSettings | Drop:
         preset = {name: listed[name] for name in _PRESET_TRIAL if name in listed}
         key = (*preset.items(), *axes.values())
         known = self._trials.get(key)
         if known is None:
-            known = self._trials[key] = settle(with_axes(self._trial, {**preset, **axes}))
+            known = self._trials[key] = settle(with_axes(self._trial, {**preset, **axes}), reference=self._reference)
         return known
 
     def _shape(self, listed: Mapping[str, Any], axes: Mapping[str, Any]) -> Shape | Drop | _Broken:
@@ -120,14 +134,6 @@ class Lattice:
         if window is None or window.holds(window.counted(shape)):
             return shape
         return Drop(reason=BUDGET_RULE, message=lambda: _outside(shape, window))
-
-
-def _point(shape: Shape | Drop, trial: TrialSettings | Drop) -> Point | Drop:
-    if isinstance(trial, Drop):
-        return trial
-    if isinstance(shape, Drop):
-        return shape
-    return Point(Config(shape=shape, recipe=trial.recipe(shape)), trial.batch_size)
 
 
 def _outside(shape: Shape, window: Window) -> str:

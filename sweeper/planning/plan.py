@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, TextIO
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TextIO
 
 from model.shape import Params
 from sweeper.errors import NothingFeasible
-from sweeper.planning.estimates import Calibration, assumed, memory_bytes
+from sweeper.planning.estimates import Calibration, assumed, memory_of
 from sweeper.planning.lattice import Lattice
+from sweeper.planning.notes import notes
 from sweeper.planning.solver import Drop, Window
-from sweeper.records import SCHEMA, Config, Execution
-from sweeper.study.schema import LoadedStudy, Study
+from sweeper.records import SCHEMA, Base, Config, Execution, probe_id
+from sweeper.study.schema import Ladder, LoadedStudy, Study
 
 DUPLICATE = "same config as another point"
 
@@ -39,7 +40,7 @@ TokensOf = Callable[[str, int], TrainTokens | None]
 class LatticeCounts:
     """`points` = `feasible` + all of `dropped` (reason → points), reasons by how often they hold.
 
-    A feasible point is a config at a micro-batch.
+    A feasible point is a config at a micro-batch, or at the fastest of a ladder.
     """
 
     points: int
@@ -51,16 +52,20 @@ class LatticeCounts:
 class PlannedConfig:
     """A feasible config. `executions`: one, or one per feasible value of a `batch_size` axis, in its order.
 
-    `off_target` is a signed fraction of the target, None without one; `memory_bytes` that of the largest
-    micro-batch; `seconds` predicted for one seed; `epochs` passes over the data, None where unknown.
+    `choose` is fastest where they are the rungs of a ladder, ascending: the config is trained and ranked at the
+    fastest. `off_target` is a signed fraction of the target, None without one; `memory_bytes` that of the largest
+    micro-batch, of a ladder that of the smallest; `tokens` of one seed, an estimate where the recipe gives minutes;
+    `seconds` predicted for one seed; `epochs` passes over the data, None where unknown.
     """
 
     config: Config
     executions: tuple[Execution, ...]
+    choose: Literal["each", "fastest"]
     params: Params
     off_target: float | None
     train_flops_per_token: int
     memory_bytes: int
+    tokens: int
     seconds: float
     epochs: float | None
     warnings: tuple[str, ...]
@@ -70,8 +75,10 @@ class PlannedConfig:
 class Totals:
     """Over all trials. `seconds` are of jobs one after another; `max_epochs` None where data is unknown.
 
-    `probes` are short runs that measure speed alone, beside the trials: one per micro-batch of a config that has
-    several. Tokens, FLOPs and seconds leave them out.
+    `probes` are short runs that measure speed alone, beside the trials, and at most so many: one per micro-batch
+    (and, of precision auto, per precision) where a config has several, or minutes; configs that differ only in what
+    speed doesn't depend on share them. Tokens, FLOPs and seconds leave them out. `tokens_exact` is False where
+    tokens and FLOPs are estimates, as recipes give minutes.
     Where the search tries fewer configs than are feasible, sums are those of as many average configs.
     """
 
@@ -80,6 +87,7 @@ class Totals:
     probes: int
     seeds: int
     tokens: int
+    tokens_exact: bool
     train_flops: int
     seconds: float
     max_epochs: float | None
@@ -90,7 +98,7 @@ class Plan:
     """The feasible configs in the lattice's order, and what is said about them.
 
     `dropped_examples` has each reason's first message; `data_path` is where the data lies, None for an
-    embedded corpus; `seeds` run from 0.
+    embedded corpus; `seeds` run from 0; `notes` are sentences on what is settled while the study runs.
     """
 
     study: str
@@ -102,6 +110,7 @@ class Plan:
     data_path: str | None
     seeds: int
     totals: Totals
+    notes: tuple[str, ...]
 
 
 def make_plan(
@@ -122,7 +131,7 @@ def make_plan(
     batches, dropped, examples = _sorted_points(lattice)
     counts = LatticeCounts(
         points=lattice.size,
-        feasible=sum(map(len, batches.values())),
+        feasible=lattice.size - dropped.total(),
         dropped=dict(dropped.most_common()),
     )
     if not batches:
@@ -142,11 +151,15 @@ def make_plan(
         data_path=None if loaded.data_path is None else str(loaded.data_path),
         seeds=study.trial.seeds,
         totals=_totals(study, configs),
+        notes=notes(study, batches),
     )
 
 
 def _sorted_points(lattice: Lattice) -> tuple[dict[Config, list[int]], Counter[str], dict[str, str]]:
-    """Micro-batches by config, points dropped by reason, the first message of each reason."""
+    """Micro-batches by config, points dropped by reason, the first message of each reason.
+
+    A config's points have a micro-batch each, or one has them all: the rungs of a ladder.
+    """
     batches: dict[Config, list[int]] = {}
     dropped: Counter[str] = Counter()
     examples: dict[str, str] = {}
@@ -155,11 +168,11 @@ def _sorted_points(lattice: Lattice) -> tuple[dict[Config, list[int]], Counter[s
             dropped[point.reason] += 1
             if point.reason not in examples:
                 examples[point.reason] = point.message()
-        elif point.batch_size in (sizes := batches.setdefault(point.config, [])):
+        elif point.batch_sizes[0] in (sizes := batches.setdefault(point.config, [])):
             dropped[DUPLICATE] += 1
             examples.setdefault(DUPLICATE, f"{_named(point.config)} is reached twice; it is planned once")
         else:
-            sizes.append(point.batch_size)
+            sizes.extend(point.batch_sizes)
     return batches, dropped, examples
 
 
@@ -180,6 +193,7 @@ class _Planner:
 
     def __init__(self, study: Study, window: Window | None, speed: Calibration, train_tokens: TokensOf | None) -> None:
         self._trial = study.trial
+        self._choose: Literal["each", "fastest"] = "fastest" if isinstance(self._trial.batch_size, Ladder) else "each"
         self._window = window
         self._speed = speed
         self._train_tokens = train_tokens
@@ -188,19 +202,21 @@ class _Planner:
     def planned(self, config: Config, batch_sizes: list[int]) -> PlannedConfig:
         shape, recipe, window = config.shape, config.recipe, self._window
         held = self._tokens_held(recipe.data, shape.vocab_size)
-        epochs = recipe.tokens / held.tokens if held is not None and held.tokens else None
+        tokens = self._speed.tokens(config)
+        epochs = tokens / held.tokens if held is not None and held.tokens else None
+        told_of = min(batch_sizes) if self._choose == "fastest" else max(batch_sizes)
         return PlannedConfig(
             config=config,
             executions=tuple([Execution(batch_size=b, compile=self._trial.compile) for b in batch_sizes]),
+            choose=self._choose,
             params=shape.params,
             off_target=None if window is None else window.off_target(window.counted(shape)),
             train_flops_per_token=shape.train_flops_per_token(recipe.seq_len),
-            memory_bytes=memory_bytes(
-                shape, precision=recipe.precision, batch_size=max(batch_sizes), seq_len=recipe.seq_len
-            ),
+            memory_bytes=memory_of(config, told_of),
+            tokens=tokens,
             seconds=self._speed.seconds(config),
             epochs=epochs,
-            warnings=tuple(self._warnings(config, held)),
+            warnings=tuple(self._warnings(config, tokens, held)),
         )
 
     def _tokens_held(self, data: str, vocab_size: int) -> TrainTokens | None:
@@ -211,13 +227,14 @@ class _Planner:
             self._held[key] = self._train_tokens(data, vocab_size)
         return self._held[key]
 
-    def _warnings(self, config: Config, held: TrainTokens | None) -> list[str]:
+    def _warnings(self, config: Config, tokens: int, held: TrainTokens | None) -> list[str]:
         recipe = config.recipe
-        warnings = config.shape.fp8_warnings() if recipe.precision == "fp8" else []
-        if held is not None and held.tokens and recipe.tokens > held.tokens:
+        warnings = config.shape.fp8_warnings() if recipe.precision in ("fp8", "auto") else []
+        if held is not None and held.tokens and tokens > held.tokens:
+            asked = "" if recipe.minutes is None else "about "
             about = "" if held.exact else "about "
-            times = f"{about}{recipe.tokens / held.tokens:.1f} times"
-            of = f"({recipe.tokens:,} of {about}{held.tokens:,} tokens)"
+            times = f"{about or asked}{tokens / held.tokens:.1f} times"
+            of = f"({asked}{tokens:,} of {about}{held.tokens:,} tokens)"
             warnings.append(f"passes over its data {times} {of}")
         return warnings
 
@@ -227,20 +244,33 @@ def _totals(study: Study, configs: tuple[PlannedConfig, ...]) -> Totals:
     if search.method == "random" and search.trials is not None:
         tried = min(tried, search.trials)
     seeds = study.trial.seeds
-    tokens = sum(planned.config.recipe.tokens for planned in configs)
-    flops = sum(planned.config.recipe.tokens * planned.train_flops_per_token for planned in configs)
-    probes = sum(len(planned.executions) for planned in configs if len(planned.executions) > 1)
+    tokens = sum(planned.tokens for planned in configs)
+    flops = sum(planned.tokens * planned.train_flops_per_token for planned in configs)
     epochs = [planned.epochs for planned in configs if planned.epochs is not None]
     return Totals(
         configs=tried,
         trials=tried * seeds,
-        probes=probes * tried // len(configs),
+        probes=_probes(configs) * tried // len(configs),
         seeds=seeds,
         tokens=tokens * tried * seeds // len(configs),
+        tokens_exact=all(planned.config.recipe.minutes is None for planned in configs),
         train_flops=flops * tried * seeds // len(configs),
         seconds=sum(planned.seconds for planned in configs) * tried * seeds / len(configs),
         max_epochs=max(epochs, default=None),
     )
+
+
+def _probes(configs: tuple[PlannedConfig, ...]) -> int:
+    """How many speed jobs there can be: one for each micro-batch and precision that has to be known."""
+    wanted: dict[str, int] = {}
+    for planned in configs:
+        config, recipe, executions = planned.config, planned.config.recipe, planned.executions
+        is_auto = recipe.precision == "auto"
+        if len(executions) > 1 or is_auto or recipe.minutes is not None:
+            for probed in (config.at_precision("bf16"), config.at_precision("fp8")) if is_auto else (config,):
+                shared = probe_id(probed, executions[0])
+                wanted[shared] = max(len(executions), wanted.get(shared, 0))
+    return sum(wanted.values())
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -254,6 +284,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "cut": len(plan.configs) > MAX_LISTED,
         "totals": asdict(plan.totals),
         "messages": dict(plan.dropped_examples),
+        "notes": list(plan.notes),
         "estimate": asdict(plan.calibration),
         "data_path": plan.data_path,
     }
@@ -264,10 +295,12 @@ def _config_json(planned: PlannedConfig) -> dict[str, Any]:
         "config_id": planned.config.config_id,
         **planned.config.to_dict(),
         "executions": [asdict(execution) for execution in planned.executions],
+        "choose": planned.choose,
         "params": asdict(planned.params),
         "off_target": planned.off_target,
         "train_flops_per_token": planned.train_flops_per_token,
         "memory_bytes": planned.memory_bytes,
+        "tokens": planned.tokens,
         "seconds": planned.seconds,
         "epochs": planned.epochs,
         "warnings": list(planned.warnings),
@@ -286,16 +319,21 @@ def plan_csv(plan: Plan, file: TextIO) -> None:
 
 
 def _row(planned: PlannedConfig) -> dict[str, Any]:
-    plain = _config_json(planned)
-    optimizer = plain["recipe"].pop("optimizer")
+    """The same columns for every config: what doesn't apply to a recipe is empty."""
+    plain, recipe = _config_json(planned), asdict(planned.config.recipe)
+    optimizer = recipe.pop("optimizer")
+    base = optimizer.pop("base") or dict.fromkeys(field.name for field in fields(Base))
     optimizer["betas"] = " ".join(map(str, optimizer["betas"]))
+    estimates = ("off_target", "train_flops_per_token", "memory_bytes", "tokens", "seconds", "epochs")
     return {
         "config_id": plain["config_id"],
         **plain["shape"],
-        **plain["recipe"],
+        **recipe,
         **{f"optimizer_{name}": value for name, value in optimizer.items()},
+        **{f"optimizer_base_{name}": value for name, value in base.items()},
         "batch_sizes": " ".join(str(execution.batch_size) for execution in planned.executions),
+        "choose": planned.choose,
         **{f"params_{name}": value for name, value in plain["params"].items()},
-        **{name: plain[name] for name in ("off_target", "train_flops_per_token", "memory_bytes", "seconds", "epochs")},
+        **{name: plain[name] for name in estimates},
         "warnings": "; ".join(planned.warnings),
     }

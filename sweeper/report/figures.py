@@ -279,7 +279,7 @@ def _legend(axes: Axes, standings: set[str]) -> None:
 
 
 def _subtitle(one: Mapping[str, Any]) -> str:
-    tokens = {point["recipe"]["tokens"] for point in one["points"]}
+    tokens = {{**point["recipe"], **point["resolved"]}["tokens"] for point in one["points"]}
     n_seeds = len(one["seeds"])
     parts = [one["device"]]
     if len(tokens) == 1:

@@ -19,9 +19,12 @@ from sweeper.report.text import (
     noise_sentences,
     plan_facts,
     plan_warnings,
+    resolved_text,
     standing_cell,
+    useful_sentence,
 )
 from sweeper.run_folder import RunFolder, write_atomically
+from sweeper.useful import of_own_seconds
 
 if TYPE_CHECKING:
     import jinja2
@@ -93,6 +96,8 @@ def render(
         memory_planned=MEMORY_PLANNED,
         memory_measured=_memory_measured(finals),
         trials=_trials(plan_json, records),
+        useful=useful_sentence(found.useful),
+        resolved=resolved_text,
         environment=environment_rows(finals),
         command=command,
         study_yaml=yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True),
@@ -170,7 +175,10 @@ def _trials(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> li
             "val_loss": r.get("val_loss"),
             "val_bpb": r.get("val_bpb"),
             "tokens_per_s": (r.get("speed") or {}).get("tokens_per_s"),
+            "tflops_per_s": (r.get("speed") or {}).get("tflops_per_s"),
+            "mfu": (r.get("speed") or {}).get("mfu"),
             "tokens": r.get("tokens"),
+            "useful": of_own_seconds(r.get("seconds") or {}),
             "seconds": sum((r.get("seconds") or {}).values()) or None,
             "peak_memory_bytes": r.get("peak_memory_bytes"),
             "trial_id": r["trial_id"],

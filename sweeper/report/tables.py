@@ -14,7 +14,16 @@ from rich.text import Text
 
 from sweeper.labels import duration, gibibytes, labels, short
 from sweeper.records import SCHEMA
-from sweeper.report.text import MEMORY_PLANNED, answer, noise_sentences, plan_facts, plan_warnings, standing_cell
+from sweeper.report.text import (
+    MEMORY_PLANNED,
+    answer,
+    noise_sentences,
+    plan_facts,
+    plan_warnings,
+    resolved_text,
+    standing_cell,
+    useful_sentence,
+)
 
 if TYPE_CHECKING:
     from sweeper.frontier import DeviceFrontier, Frontier
@@ -57,7 +66,7 @@ def frontier_table(one: DeviceFrontier, *, width: int = 80) -> Table:
         one.device,
         {
             "config": "left", **dict.fromkeys((*shape, "params", "off", "val loss", "seeds", "tokens/s"), "right"),
-            "standing": "left",
+            "standing": "left", **({"resolved": "left"} if any(point.resolved for point in one.points) else {}),
         },
     )  # fmt: skip
     for point in one.points:
@@ -73,6 +82,7 @@ def frontier_table(one: DeviceFrontier, *, width: int = 80) -> Table:
             str(loss.n),
             speed_interval(speed),
             Text(standing if wide else standing.replace("off frontier, unsure", "unsure")),
+            *([resolved_text(point.resolved)] if any(point.resolved for point in one.points) else []),
             style=_STYLES[point.standing],
         )
     return table
@@ -93,6 +103,8 @@ class _Summary:
             yield _sentences([*noise_sentences(one), *missing])
             if one.doubts:
                 yield _sentences(one.doubts, bullet="! ", style="yellow")
+        if self.found.frontiers and self.found.useful.fraction is not None:
+            yield Text(useful_sentence(self.found.useful))
         if self.found.doubts:
             yield _sentences(self.found.doubts, bullet="! ", style="yellow")
 

@@ -11,6 +11,7 @@ from sweeper.points import MARGINS
 if TYPE_CHECKING:
     from sweeper.frontier import DeviceFrontier, Frontier
     from sweeper.points import Point, Standing
+    from sweeper.useful import Useful
 
 STANDINGS = {
     "frontier": "frontier",
@@ -173,6 +174,24 @@ def _in_what(tied_in: Sequence[str]) -> str:
     return OBJECTIVES[tied_in[0]] if len(tied_in) == 1 else "both loss and speed"
 
 
+def resolved_text(resolved: Mapping[str, Any]) -> str:
+    """What measuring made of a declaration: "batch 16, fp8, 610 steps"; "" where nothing was resolved."""
+    parts = [f"batch {resolved['batch_size']}"] if "batch_size" in resolved else []
+    parts += [str(resolved["precision"])] if "precision" in resolved else []
+    parts += [f"{resolved['steps']:,} steps"] if "steps" in resolved else []
+    return ", ".join(parts)
+
+
+def useful_sentence(useful: Useful) -> str:
+    """What part of the device time was of use, "" where no device was held."""
+    if useful.fraction is None:
+        return ""
+    return (
+        f"Useful fraction {useful.fraction:.0%}: of {duration(useful.held_s)} that devices were held, "
+        f"{duration(useful.useful_s)} went into trials' own steps and evaluation."
+    )
+
+
 def plan_facts(plan: Mapping[str, Any]) -> list[str]:
     """Of `plan --json`'s object: what is feasible, what was dropped and why, and what all trials cost."""
     lattice, totals, examples = plan["lattice"], plan.get("totals") or {}, plan.get("messages") or {}
@@ -186,7 +205,9 @@ def plan_facts(plan: Mapping[str, Any]) -> list[str]:
             f"{short(totals['tokens'])} tokens, {short(totals['train_flops'])} FLOPs, "
             f"about {duration(totals['seconds'])} on one device."
         )
-    return facts
+        if totals.get("probes"):
+            facts.append(f"At most {totals['probes']} probes of the speed, seconds each, come on top.")
+    return [*facts, *plan.get("notes", ())]
 
 
 def plan_warnings(plan: Mapping[str, Any]) -> list[str]:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from sweeper.records import (
-    Config,
-    Continue,
-    DeviceType,
-    Done,
-    Event,
-    Execution,
-    Failed,
-    Final,
-    Job,
-    Rung,
-    Speed,
-    Stop,
-    Wait,
-)
+from sweeper.records import Config, Continue, Done, Event, Failed, Final, Job, Resolved, Rung, Speed, Stop, Wait
 from sweeper.search._base import Strategy
+from sweeper.search.resolving import (
+    DEFAULT_SETTINGS,
+    Choice,
+    JobSettings,
+    Ladder,
+    MicroBatches,
+    Outcome,
+    Untrainable,
+    ladders,
+    majority,
+    resolve,
+)
 
 MAX_ATTEMPTS = 3
 """A job that failed this often, over all runs of the study, is not tried again."""
@@ -30,13 +28,26 @@ MAX_ATTEMPTS = 3
 State = Literal["done", "running", "missing", "failed"]
 
 
-class Driver:
-    """Asks for every job of a study once, seeds outermost, so that configs can be compared in pairs early.
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """An outcome; `own` when this Driver asked for it."""
 
-    `executions` gives each config's micro-batches: with one, a trial measures its own speed; with several, each
-    has a speed job, and the training runs at the first that has memory for it. A training that an earlier study
-    ran at another execution is kept, and costs one speed job at this one. Resume is a replay of earlier events
-    through `tell`.
+    event: Final | Speed
+    own: bool
+
+
+class Driver:
+    """Asks for every job of a study once: probes first, then trainings, seeds outermost, to be compared in pairs early.
+
+    `micro_batches` gives each config's executions. A config is trained when its probes have settled how
+    (`sweeper.search.resolving`), all its seeds alike; where none of them has the memory it isn't trained, and
+    `reason` says so. A training that an earlier study ran at another execution is kept, and costs one speed job at
+    this one. Resume is a replay of earlier events through `tell`; what is decided depends on which outcomes there
+    are, not on their order, but for two things. Of one kind the latest counts; and speeds and out of memory belong
+    to a kind of device, so earlier runs' count where they come from the kind that was told of last (the kind of this
+    run as soon as it has told anything), or of an unknown one. They belong to a cap on memory too: those under
+    another cap count as not there. A training's loss depends on neither: it is kept, unless it is known to have
+    needed more memory than the cap allows.
     """
 
     def __init__(
@@ -44,91 +55,187 @@ class Driver:
         strategy: Strategy,
         *,
         seeds: int,
-        executions: Callable[[Config], Sequence[Execution]],
-        data_path: str | None = None,
-        device: DeviceType = "cpu",
+        micro_batches: Callable[[Config], MicroBatches],
+        settings: JobSettings = DEFAULT_SETTINGS,
     ) -> None:
-        self._strategy = strategy
-        self._executions = executions
-        configs: list[Config] = []
+        self._strategy, self._settings = strategy, settings
+        self._configs: dict[str, Config] = {}
         while (config := strategy.propose()) is not None:
-            configs.append(config)
-        jobs = [
-            Job(kind="speed", config=config, execution=execution, data_path=data_path, device=device)
-            for config in configs
-            if len(executions(config)) > 1
-            for execution in executions(config)
-        ]
-        jobs += [
-            Job(
-                kind="train", config=config, execution=executions(config)[0], seed=seed, data_path=data_path,
-                device=device,
-            )
-            for seed in range(seeds)
-            for config in configs
-        ]  # fmt: skip
-        self._wanted: dict[str, Job] = {job.job_id: job for job in jobs}
-        self._queue: deque[str] = deque(self._wanted)
+            self._configs[config.config_id] = config
+        self._micro_batches = {config_id: micro_batches(config) for config_id, config in self._configs.items()}
+        self._probed = {
+            config_id: ladders(config, self._micro_batches[config_id], settings)
+            for config_id, config in self._configs.items()
+        }
+        self._ladders: dict[tuple[str, ...], Ladder] = {}
+        self._owners: dict[str, Config] = {}
+        for config_id, own in self._probed.items():
+            for ladder in own:
+                self._ladders.setdefault(ladder.probe_ids, ladder)
+                for probe_id in ladder.probe_ids:
+                    self._owners.setdefault(probe_id, self._configs[config_id])
+        trials = [self._training(config_id, seed) for seed in range(seeds) for config_id in self._configs]
+        self._trials = {job.job_id: job for job in trials}
+        self._trials_of: dict[str, list[str]] = {}
+        for job in trials:
+            self._trials_of.setdefault(job.config.config_id, []).append(job.job_id)
+        self._owners |= {job.job_id: job.config for job in trials}
+        probes = [probe for ladder in self._ladders.values() for probe in ladder.probes]
+        self._jobs = {job.job_id: job for job in (*probes, *trials)}
+        self._extra: dict[str, Job] = {}
         self._running: set[str] = set()
-        self._outcomes: dict[str, Final | Speed] = {}
+        self._told: dict[str, list[_Told]] = {}
         self._failures: Counter[str] = Counter()
+        self._device: str | None = None
+        self._choices: dict[str, Choice | Untrainable | None] = {}
+
+    def _training(self, config_id: str, seed: int) -> Job:
+        execution = self._micro_batches[config_id].executions[0]
+        return Job(
+            kind="train", config=self._configs[config_id], execution=execution, seed=seed, **asdict(self._settings)
+        )
 
     @property
     def jobs(self) -> Mapping[str, Job]:
-        """Every job that the study asks for, by id."""
-        return self._wanted
+        """Every job that the study may ask for, by id. `states` leaves out those that it turns out not to need."""
+        return self._jobs
+
+    def owner(self, job_id: str) -> Config:
+        """The config of a job; of a probe that several share, the first."""
+        return self._owners[job_id]
 
     def ask(self) -> Job | Wait | Done:
-        """The next job; Wait while the rest depends on running ones; Done when nothing is left."""
-        while self._queue:
-            job_id = self._queue.popleft()
-            if self._state(job_id) == "missing":
-                self._running.add(job_id)
-                job = self._wanted[job_id]
-                return replace(job, execution=self._execution(job), attempt=self._failures[job_id] + 1)
-        return Wait() if self._running else Done()
+        """The next job, what failed before after all that hasn't; Wait while the rest depends on running ones."""
+        ready: Job | None = None
+        for job in self._ready():
+            if ready is None or self._failures[job.job_id] < self._failures[ready.job_id]:
+                ready = job
+            if not self._failures[ready.job_id]:
+                break
+        if ready is None:
+            return Wait() if self._running else Done()
+        self._running.add(ready.job_id)
+        return replace(ready, attempt=self._failures[ready.job_id] + 1)
+
+    def _ready(self) -> Iterator[Job]:
+        for ladder in self._ladders.values():
+            yield from (probe for probe in ladder.next(self._probe_outcome) if probe.job_id not in self._running)
+        for job in (*self._extra.values(), *self._trials.values()):
+            if self._state(job.job_id) == "missing":
+                if job.kind == "speed":
+                    yield job
+                elif isinstance(choice := self._choice(job.config.config_id), Choice):
+                    yield replace(job, execution=choice.execution, resolved=choice.resolved)
 
     def tell(self, event: Event) -> Continue | Stop:
         """Take in an event of a job, asked now or in an earlier run. Of jobs not wanted, nothing follows."""
-        job_id = event.job.job_id
-        if isinstance(event, Rung) or job_id not in self._wanted:
+        if isinstance(event, Rung):
             return Continue()
+        job_id = event.job.job_id
+        own = job_id in self._running
         self._running.discard(job_id)
+        self._choices.clear()
         if isinstance(event, Failed):
             self._failures[job_id] += 1
-            if self._state(job_id) == "missing":
-                self._queue.append(job_id)
-        elif event.status != "out_of_memory" or event.job.execution == self._execution(self._wanted[job_id]):
-            self._outcomes[job_id] = event
-            if isinstance(event, Final):
-                self._strategy.observe(event)
-                self._want_speed_of(event)
+            return Continue()
+        self._device = event.environment.get("device") or self._device
+        self._told.setdefault(job_id, []).append(_Told(event=event, own=own))
+        if isinstance(event, Final) and job_id in self._trials and self.outcome(job_id) is event:
+            self._strategy.observe(event)
+            self._want_speed_of(event)
         return Continue()
-
-    def states(self) -> dict[str, State]:
-        """What has become of every wanted job."""
-        return {job_id: self._state(job_id) for job_id in self._wanted}
-
-    def _state(self, job_id: str) -> State:
-        if job_id in self._outcomes:
-            return "done"
-        if job_id in self._running:
-            return "running"
-        return "failed" if self._failures[job_id] >= MAX_ATTEMPTS else "missing"
-
-    def _execution(self, job: Job) -> Execution:
-        """The execution that a job runs at: of several, a training takes the first that had memory for its probe."""
-        if job.kind == "train":
-            for execution in self._executions(job.config):
-                probe = self._outcomes.get(replace(job, kind="speed", seed=0, execution=execution).job_id)
-                if probe is None or probe.status != "out_of_memory":
-                    return execution
-        return job.execution
 
     def _want_speed_of(self, final: Final) -> None:
         """A training at another execution than this study's says nothing of this one's speed: ask for a probe."""
-        wanted = self._wanted[final.job.job_id]
-        probe = replace(wanted, kind="speed", seed=0)
-        if final.status == "ok" and final.job.probe_id != wanted.probe_id and probe.job_id not in self._wanted:
-            self._wanted[probe.job_id] = probe
-            self._queue.append(probe.job_id)
+        wanted = self._trials[final.job.job_id]
+        probed = self._probed[wanted.config.config_id]
+        if final.status == "ok" and final.job.execution != wanted.execution and not probed:
+            probe = replace(wanted, kind="speed", seed=0)
+            self._extra[probe.job_id] = self._jobs[probe.job_id] = probe
+            self._owners.setdefault(probe.job_id, wanted.config)
+
+    def states(self) -> dict[str, State]:
+        """What has become of every wanted job. What `reason` speaks of is done, or failed, without having run."""
+        probes = [probe for ladder in self._ladders.values() for probe in ladder.wanted(self._probe_outcome)]
+        return {job.job_id: self._state(job.job_id) for job in (*probes, *self._extra.values(), *self._trials.values())}
+
+    def _state(self, job_id: str) -> State:
+        if self.outcome(job_id) is not None:
+            return "done"
+        if job_id in self._running:
+            return "running"
+        if self._failures[job_id] >= MAX_ATTEMPTS:
+            return "failed"
+        choice = self._choice(self._trials[job_id].config.config_id) if job_id in self._trials else None
+        if isinstance(choice, Untrainable):
+            return "done" if choice.state == "out_of_memory" else "failed"
+        return "missing"
+
+    def reason(self, job_id: str) -> Untrainable | None:
+        """Why a trial without an outcome isn't trained; None where there's no such reason."""
+        if job_id not in self._trials or self.outcome(job_id) is not None:
+            return None
+        choice = self._choice(self._trials[job_id].config.config_id)
+        return choice if isinstance(choice, Untrainable) else None
+
+    def outcome(self, job_id: str) -> Final | Speed | None:
+        """The event that settled a job; None where there is none yet."""
+        told = [one for one in reversed(self._told.get(job_id, ())) if self._counts(one)]
+        if not told or job_id not in self._trials:
+            return told[0].event if told else None
+        for one in told:
+            if one.event.status != "out_of_memory":
+                return one.event
+        choice = self._choice(self._trials[job_id].config.config_id)
+        if isinstance(choice, Choice):
+            return next((one.event for one in told if one.event.job.execution == choice.execution), None)
+        return None
+
+    def is_boundary(self, job_id: str) -> bool:
+        """Whether a probe ran out of memory, as a ladder's last one does, and a smaller one didn't."""
+        outcome = self.outcome(job_id)
+        if outcome is None or outcome.status != "out_of_memory":
+            return False
+        mine = [one for one in self._ladders.values() if one.in_turn and job_id in one.probe_ids]
+        return any(isinstance(self._probe_outcome(probe), float) for ladder in mine for probe in ladder.probes)
+
+    def _counts(self, told: _Told) -> bool:
+        """Whether an outcome says something about this run's kind of device and cap on memory."""
+        event, cap = told.event, self._settings.memory_bytes
+        if isinstance(event, Final) and event.status != "out_of_memory":
+            peak = event.peak_memory_bytes
+            return cap is None or event.job.memory_bytes == cap or peak is None or peak <= cap
+        return event.job.memory_bytes == cap and self._of_this_device(told)
+
+    def _of_this_device(self, told: _Told) -> bool:
+        device = told.event.environment.get("device")
+        return told.own or not device or device == self._device
+
+    def _probe_outcome(self, probe: Job) -> Outcome | None:
+        event = self.outcome(probe.job_id)
+        if event is None:
+            return "unavailable" if self._failures[probe.job_id] >= MAX_ATTEMPTS else None
+        if event.status == "out_of_memory":
+            return "out_of_memory"
+        # A probe without a figure to choose by is as good as none.
+        return event.speed.tokens_per_s if event.status == "ok" and event.speed else "unavailable"
+
+    def _choice(self, config_id: str) -> Choice | Untrainable | None:
+        if config_id not in self._choices:
+            config = self._configs[config_id]
+            self._choices[config_id] = resolve(
+                config,
+                self._micro_batches[config_id],
+                self._probed[config_id],
+                self._probe_outcome,
+                kept=self._kept(config),
+            )
+        return self._choices[config_id]
+
+    def _kept(self, config: Config) -> Resolved:
+        """How most of the config's trainings on this kind of device were resolved, the lowest seeds first."""
+        resolved = []
+        for job_id in self._trials_of[config.config_id]:
+            finals = [one for one in self._told.get(job_id, ()) if one.event.status != "out_of_memory"]
+            resolved += [one.event.job.resolved for one in finals[-1:] if self._of_this_device(one)]
+        return majority(resolved)

@@ -20,7 +20,11 @@ from sweeper.study.validation import messages
 
 MAX_VALUES = 10_000
 SOLVABLE = ("ffn_hidden", "d_model", "n_layers")
-LIST_ONLY = ("tie_embeddings", "precision", "data", "optimizer.betas")
+LIST_ONLY = (
+    "tie_embeddings", "precision", "fp8_backend", "fp8_filter", "data", "optimizer.betas", "optimizer.name",
+    "optimizer.parametrization",
+)  # fmt: skip
+_NO_LADDER = "a ladder is no axis; write trial: {batch_size: {fastest: [4, 8]}}"
 _FORMS = "write a list, {from:, to:, step:} or {from:, to:, log: count}"
 
 
@@ -57,6 +61,8 @@ def _axis(name: str, node: Node) -> Axis:
         return _listed(name, node)
     if not isinstance(node.value, dict):
         raise WrongValueError(node.fault(f"{shown(node.value)} is no list; {_FORMS}, or fix it under {_home(name)}"))
+    if name == "batch_size" and "fastest" in node.value:
+        raise WrongValueError(node.fault(_NO_LADDER))
     if "solve" in node.value:
         return Axis(values=_solve(name, node), nodes=(node,))
     if name in LIST_ONLY:
@@ -89,6 +95,8 @@ def field_value(name: str, node: Node) -> Any:
     not_yet = unsupported_value((*above, key), value)
     if not_yet:
         raise WrongValueError(node.fault(not_yet))
+    if name == "batch_size" and isinstance(value, dict):
+        raise WrongValueError(node.fault(_NO_LADDER))
     try:
         made = model.model_validate({key: tuple(value) if isinstance(value, list) else value})
     except ValidationError as error:
@@ -170,6 +178,8 @@ class _Range:
 
     def _field(self, value: Any) -> Any:
         model, key, _ = _owner(self.name)
+        if key == "batch_size" and isinstance(value, dict):
+            raise ValueError(_NO_LADDER)
         try:
             return getattr(model.model_validate({key: value}), key)
         except ValidationError as error:

@@ -4,59 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-from sweeper.errors import Fault
-from sweeper.study.axes import SOLVABLE, Axis
-from sweeper.study.build import steps_given
+from sweeper.study.axes import SOLVABLE
+from sweeper.study.context import Context, Faults
 from sweeper.study.keys import did_you_mean, near
 from sweeper.study.layers import SHAPE_GROUPS
 from sweeper.study.nodes import Node
 from sweeper.study.presets import PRESETS
-from sweeper.study.schema import DEFAULT_BATCH_SIZE, EMBEDDED_DATA, Document, Solve
+from sweeper.study.schema import EMBEDDED_DATA
 from sweeper.study.sizes import shown
-from sweeper.study.validation import Sound
+from sweeper.study.trial_checks import TRIAL_RULES
 
-Faults = Iterator[Fault]
 _UNDERIVED = ("n_layers", "d_model", "vocab_size")
-_LENGTHS = ("tokens", "flops", "tokens_per_param")
-_STEP_FIELDS = ("tokens_per_step", "batch_size", "grad_accum_steps", "seq_len")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """A study under one profile, as far as it is sound.
-
-    `folder` is that of its file; `data_must_exist` is False for a study that is only looked back at.
-    """
-
-    sound: Sound
-    axes: Mapping[str, Axis]
-    folder: Path
-    data_must_exist: bool = True
-
-    @property
-    def document(self) -> Document:
-        """The values."""
-        return self.sound.document
-
-    def node(self, *path: str) -> Node | None:
-        """The node at `path`, if the study has one."""
-        return self.sound.root.get(*path)
-
-    def blamed(self, *paths: tuple[str, ...]) -> Node:
-        """The node among `paths` that was written last: under --set, else in the profile, else the first."""
-        nodes = [node for path in paths if (node := self.node(*path)) is not None]
-        return max(nodes, key=_layer) if nodes else self.sound.root
-
-
-def _layer(node: Node) -> int:
-    if node.file == "--set":
-        return 2
-    return 1 if node.path.startswith("profiles.") else 0
 
 
 def check(context: Context) -> Faults:
@@ -71,12 +33,6 @@ def _name(context: Context) -> Faults:
         message = f"{shown(context.document.name)} can't name a folder"
         right = "start with a letter or digit, then letters, digits, - _ and . (at most 100)"
         yield context.blamed(("name",)).fault(f"{message}; {right}")
-
-
-def _length(context: Context) -> Faults:
-    if not any(context.node(place, name) for place in ("trial", "axes") for name in _LENGTHS):
-        trial = context.blamed(("trial",))
-        yield trial.key_fault("how long a trial is, is missing; give one of tokens, flops, tokens_per_param")
 
 
 def _shape_is_whole(context: Context) -> Faults:
@@ -166,69 +122,6 @@ def _solved(context: Context) -> Faults:
         yield blamed.key_fault("solving aims at the middle of min and max; give both, or a target")
 
 
-def _options(context: Context, name: str) -> list[tuple[int | None, Node | None]]:
-    if name in context.axes:
-        axis = context.axes[name]
-        values = () if isinstance(axis.values, Solve) else axis.values
-        return list(zip(values, axis.nodes, strict=False))
-    return [(getattr(context.document.trial, name), context.node("trial", name))]
-
-
-def _whole_steps(context: Context) -> Faults:
-    """tokens_per_step is a multiple of batch_size × seq_len, where at most one of them is an axis."""
-    names = ("tokens_per_step", "batch_size", "seq_len")
-    if sum(name in context.axes for name in names) > 1:
-        return
-    options = [_options(context, name) for name in names]
-    for step, step_node in options[0]:
-        for batch, batch_node in options[1]:
-            for seq_len, seq_node in options[2]:
-                batch_size = batch or DEFAULT_BATCH_SIZE
-                if step is None or seq_len is None or step % (batch_size * seq_len) == 0:
-                    continue
-                micro = batch_size * seq_len
-                below, above = step // micro * micro, (step // micro + 1) * micro
-                near_by = f"{below} and {above}" if below else f"{above}"
-                nodes = [node for node in (step_node, batch_node, seq_node) if node is not None]
-                listed = [node for node in nodes if ".axes." in f".{node.path}"]
-                yield (listed[0] if listed else max(nodes, key=_layer)).fault(
-                    f"tokens_per_step {step} is no multiple of batch_size {batch_size} × seq_len {seq_len} "
-                    f"= {micro}; nearest are {near_by}"
-                )
-
-
-def _at_least_one_step(context: Context) -> Faults:
-    trial = context.document.trial
-    if trial.tokens is None or any(name in context.axes for name in _STEP_FIELDS):
-        return
-    batch_size, accumulation = trial.batch_size or DEFAULT_BATCH_SIZE, trial.grad_accum_steps or 1
-    if context.document.base and not steps_given(trial, context.axes):
-        preset = PRESETS[context.document.base]["trial"]
-        batch_size, accumulation = preset["batch_size"], preset["grad_accum_steps"]
-    step = trial.tokens_per_step or batch_size * accumulation * trial.seq_len
-    if trial.tokens < step:
-        blamed = context.blamed(*(("trial", name) for name in ("tokens", *_STEP_FIELDS)))
-        yield blamed.fault(f"{trial.tokens} tokens are less than one step of {step}; give at least {step}")
-
-
-def _schedule(context: Context) -> Faults:
-    """warmup + cooldown ≤ 1 at each value of an axis of one of them."""
-    optimizer = context.document.trial.optimizer
-    both = {"warmup": optimizer.warmup, "cooldown": optimizer.cooldown}
-    axes = [name for name in both if f"optimizer.{name}" in context.axes]
-    if len(axes) > 1:
-        return
-    options = [(both, context.blamed(*(("trial", "optimizer", name) for name in both)))]
-    if axes:
-        axis = context.axes[f"optimizer.{axes[0]}"]
-        values = () if isinstance(axis.values, Solve) else axis.values
-        options = [({**both, axes[0]: value}, node) for value, node in zip(values, axis.nodes, strict=False)]
-    for fractions, node in options:
-        if fractions["warmup"] + fractions["cooldown"] > 1:
-            said = f"warmup {fractions['warmup']:g} and cooldown {fractions['cooldown']:g}"
-            yield node.fault(f"{said} are more than the whole schedule; their sum is at most 1")
-
-
 def _search(context: Context) -> Faults:
     search = context.document.search
     if search.method == "random" and search.trials is None:
@@ -274,22 +167,14 @@ def data_location(data: str, folder: Path) -> Path:
     return Path(os.path.abspath(folder / os.path.expanduser(data)))
 
 
-def _either(*names: str) -> tuple[str, ...]:
-    """Fields of the trial, fixed or as axes."""
-    return tuple(f"{place}.{name}" for name in names for place in ("trial", "axes"))
-
-
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Context], Faults]], ...] = (
     (("name",), _name),
-    (_either(*_LENGTHS, "minutes"), _length),
     ((), _shape_is_whole),
     ((), _shapes_apart),
     (("model.ffn_ratio", "axes.ffn_ratio", "shapes.ffn_ratio"), _multiple_of),
     (("budget.params",), _params),
     ((), _solved),
-    (_either(*_STEP_FIELDS), _whole_steps),
-    (("base", *_either("tokens", *_STEP_FIELDS)), _at_least_one_step),
-    (_either("optimizer.warmup", "optimizer.cooldown"), _schedule),
+    *TRIAL_RULES,
     (("search",), _search),
     (("objectives",), _objectives),
     (("trial.data",), _data),

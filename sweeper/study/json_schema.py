@@ -78,7 +78,7 @@ def _axes(definitions: Json) -> Json:
 
 
 def _axis(name: str, field: Json) -> Json:
-    value = {key: part for key, part in field.items() if key != "default"}
+    value = {key: _plain_forms(part) for key, part in field.items() if key not in ("default", "description")}
     forms: list[Json] = [{"type": "array", "items": value, "minItems": 1}]
     if name not in LIST_ONLY:
         forms.append(
@@ -91,3 +91,10 @@ def _axis(name: str, field: Json) -> Json:
     if name in SOLVABLE:
         forms.append({"$ref": "#/$defs/Solve"})
     return {"anyOf": forms}
+
+
+def _plain_forms(part: Any) -> Any:
+    """A field's schema without the forms that are no single value: the ladder of batch_size."""
+    if isinstance(part, dict) and "oneOf" in part:
+        return {**part, "oneOf": [form for form in part["oneOf"] if "$ref" not in form]}
+    return [_plain_forms(form) for form in part] if isinstance(part, list) else part

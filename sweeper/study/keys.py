@@ -6,14 +6,14 @@ import difflib
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
 from sweeper.errors import Fault
 from sweeper.study.layers import AXES
 from sweeper.study.nodes import Node
-from sweeper.study.schema import Document, OptimizerFields, ParamsBudget, Resources, Search, ShapeFields, Trial
+from sweeper.study.schema import Budget, Document, OptimizerFields, ParamsBudget, Resources, Search, ShapeFields, Trial
 from sweeper.study.unsupported import unsupported_key
 
 Path = tuple[str, ...]
@@ -22,6 +22,7 @@ _HOMES: dict[str, str] = {
     field: place
     for place, model in (
         ("budget.params", ParamsBudget),
+        ("budget", Budget),
         ("resources", Resources),
         ("search", Search),
         ("trial.optimizer", OptimizerFields),
@@ -124,9 +125,9 @@ def _unknown_axis(key: str) -> str:
 
 
 def _inner(annotation: Any) -> type[BaseModel] | None:
-    """The model in `Model`, `Model | None` or `tuple[Model, ...]`."""
+    """The model in `Model`, `Model | None`, `tuple[Model, ...]` or an annotated one of these."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if get_origin(annotation) in (Union, types.UnionType, tuple):
+    if get_origin(annotation) in (Union, types.UnionType, tuple, Annotated):
         return next((inner for arg in get_args(annotation) if (inner := _inner(arg))), None)
     return None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from sweeper.errors import Fault
-from sweeper.study.nodes import Node
+from sweeper.study.nodes import Node, plain
 from sweeper.study.schema import OptimizerFields
 
 Path = tuple[str, ...]
@@ -21,15 +21,17 @@ SHAPE_GROUPS = (
     ("tie_embeddings",),
 )
 TRIAL_GROUPS = (
-    ("tokens", "flops", "tokens_per_param"),
+    ("tokens", "flops", "minutes", "tokens_per_param"),
     ("tokens_per_step", "grad_accum_steps"),
     ("seq_len",),
     ("batch_size",),
     ("precision",),
+    ("fp8_backend",),
+    ("fp8_filter",),
     ("data",),
 )
 OPTIMIZER_AXES = tuple(
-    f"optimizer.{name}" for name in OptimizerFields.model_fields if name not in ("name", "parametrization")
+    f"optimizer.{name}" for name in OptimizerFields.model_fields if name not in ("base", "batch_scaling")
 )
 SHAPE_AXES = tuple(name for group in SHAPE_GROUPS for name in group)
 TRIAL_AXES = tuple(name for group in TRIAL_GROUPS for name in group)
@@ -73,6 +75,26 @@ def _groups() -> Iterator[Group]:
 GROUPS: tuple[Group, ...] = tuple(_groups())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Companions:
+    """Fields (of the trial, fixed or as axes) that mean something only at some `words` of another, the `owner`."""
+
+    owner: str
+    words: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def paths(self, name: str) -> tuple[Path, Path]:
+        """Where the field stands, fixed or as an axis."""
+        return place_of_axis(name), ("axes", name)
+
+
+COMPANIONS = (
+    Companions(owner="precision", words=("fp8", "auto"), names=("fp8_backend", "fp8_filter")),
+    Companions(owner="optimizer.name", words=("muon",), names=("optimizer.momentum",)),
+    Companions(owner="optimizer.parametrization", words=("completep",), names=("optimizer.base",)),
+)
+
+
 def _given(layer: Node, choice: Choice) -> list[Node]:
     nodes = [layer.get(*path) for path in choice.paths]
     return [node for node in nodes if node is not None and node.value is not None]
@@ -88,7 +110,10 @@ def conflicts(layer: Node) -> Iterator[Fault]:
 
 
 def merged(base: Node, over: Node) -> Node:
-    """`over` on top of `base`: mappings merge, all else replaces, null removes, one-of groups replace."""
+    """`over` on top of `base`: mappings merge, all else replaces, null removes, one-of groups replace.
+
+    What goes with a value goes with it: under `precision: fp32` nothing is left of `fp8_backend`.
+    """
     for group in GROUPS:
         chosen = [choice for choice in group if _given(over, choice)]
         if chosen:
@@ -96,7 +121,21 @@ def merged(base: Node, over: Node) -> Node:
             for choice in group:
                 for path in (*choice.paths, *choice.beside):
                     base = base if path in kept else _without(base, path)
+    result = _over(base, over, ())
+    for companions in COMPANIONS:
+        if _turned_away(over, result, companions):
+            for name in companions.names:
+                for path in companions.paths(name):
+                    base = _without(base, path)
     return _over(base, over, ())
+
+
+def _turned_away(over: Node, result: Node, companions: Companions) -> bool:
+    """Whether `over` gives or removes the owner, and leaves none of the words that its companions need."""
+    paths = companions.paths(companions.owner)
+    nodes = [node for path in paths if (node := result.get(*path)) is not None]
+    given = [plain(element) for node in nodes for element in (node.elements() or [node])]
+    return any(over.get(*path) for path in paths) and not any(value in companions.words for value in given)
 
 
 def _without(node: Node, path: Path) -> Node:

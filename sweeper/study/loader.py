@@ -9,7 +9,8 @@ from pathlib import Path
 from sweeper.errors import Fault, StudyFaults, UsageError
 from sweeper.study.axes import expand
 from sweeper.study.build import build
-from sweeper.study.checks import Context, check, data_location
+from sweeper.study.checks import check, data_location
+from sweeper.study.context import Context
 from sweeper.study.json_schema import schema_json
 from sweeper.study.keys import known_keys, near
 from sweeper.study.layers import conflicts, merged, without_nulls

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from sweeper.study.sizes import Real, Whole
 
@@ -20,7 +20,14 @@ EMBEDDED_DATA = ("python-stdlib", "python-packages")
 DEFAULT_BATCH_SIZE = 8
 """The micro-batch, in sequences, where neither the study nor a preset gives one."""
 
+MUON_MOMENTUM = 0.95
+"""Muon's momentum where the study gives none."""
+
+TAG = "·"
+"""Starts pydantic's names for the forms of a value; they are no part of a place in the study."""
+
 Count = Annotated[int, Whole()]
+Bytes = Annotated[int, Whole(kind="bytes", low=2**20)]
 Layers = Annotated[int, Whole(high=10_000)]
 Heads = Annotated[int, Whole(high=2**16)]
 Width = Annotated[int, Whole(high=2**20)]
@@ -88,15 +95,33 @@ class ParamsBudget(_Frozen):
 
 
 class Budget(_Frozen):
-    """What a feasible point must meet."""
+    """What a feasible point must meet. `memory`, in bytes, is also all that a trial may reserve on its device."""
 
     params: ParamsBudget | None = None
+    memory: Bytes | None = Field(default=None, description="What a trial may reserve on its device, like 16GiB.")
+
+
+class BaseFields(_Frozen):
+    """Where lr holds: CompleteP scales it from this shape to every other. n_layers and d_model are needed.
+
+    `ffn_hidden` left out: int(d_model × 8 / 3). `tokens_per_step` left out: lr isn't rescaled with tokens per step,
+    or from the first value of such an axis.
+    """
+
+    n_layers: Layers | None = None
+    d_model: Width | None = None
+    ffn_hidden: Rows | None = None
+    tokens_per_step: Count | None = None
 
 
 class OptimizerFields(_Frozen):
-    """AdamW and its schedule: the defaults are those of `sweeper.records.Optimizer`."""
+    """AdamW or Muon and its schedule: the defaults are those of `sweeper.records.Optimizer`.
 
-    name: Literal["adamw"] = "adamw"
+    `momentum` is Muon's, MUON_MOMENTUM where it is None; `base` goes with completep; `batch_scaling` says what
+    becomes of lr and weight_decay at other tokens per step than the reference (see `sweeper.planning.tokens`).
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
     lr: PositiveFloat = 2e-3
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: PositiveFloat = 1e-8
@@ -104,27 +129,58 @@ class OptimizerFields(_Frozen):
     grad_clip: PositiveFloat = 1.0
     warmup: Fraction = 0.04
     cooldown: Fraction = 0.2
-    parametrization: Literal["standard"] = "standard"
+    momentum: Annotated[float, Real(below=1)] | None = Field(default=None, description="Muon's.")
+    parametrization: Literal["standard", "completep"] = "standard"
+    base: BaseFields | None = Field(default=None, description="The shape at which lr holds, for completep.")
+    batch_scaling: Literal["sqrt", "none"] = Field(
+        default="sqrt", description="Of lr and weight_decay, with tokens per step."
+    )
+
+
+class Ladder(_Frozen):
+    """`{fastest: [4, 8, 16]}`: the micro-batch is the fastest of these, by a probe of each that fits the memory."""
+
+    fastest: tuple[Rows, ...] = ()
+
+
+def _form(value: Any) -> str:
+    return f"{TAG}ladder" if isinstance(value, dict | Ladder) else f"{TAG}number"
+
+
+MicroBatch = Annotated[
+    Annotated[Rows, Tag(f"{TAG}number")] | Annotated[Ladder, Tag(f"{TAG}ladder")], Discriminator(_form)
+]
 
 
 class Trial(_Frozen):
-    """How long and how a trial trains. Exactly one of tokens, flops, tokens_per_param (or such an axis).
+    """How long and how a trial trains. Exactly one of tokens, flops, minutes, tokens_per_param (or such an axis).
 
     `data` is an embedded corpus, or the name of the folder or file at `LoadedStudy.data_path`: the same on
     every machine, as ids need it. `tokens_per_step` and `grad_accum_steps` both None: one micro-batch a step.
-    `batch_size` None: DEFAULT_BATCH_SIZE. A base preset's batch_size and grad_accum_steps are already in
-    place where the study gives none of the three.
+    `batch_size` None: DEFAULT_BATCH_SIZE; a Ladder comes with tokens_per_step. A base preset's batch_size and
+    grad_accum_steps are already in place where the study gives none of the three. `minutes` are of training alone,
+    made whole steps by the shape's measured speed. `fp8_backend` and `fp8_filter` None: torchao and auto, where the
+    precision is fp8 or auto, which takes the faster of bf16 and fp8.
     """
 
     data: str = "python-packages"
     tokens: Count | None = None
     flops: Annotated[float, Real(above=True, kind="count")] | None = None
+    minutes: Annotated[float, Real(above=True, below=100_000, kind="count")] | None = Field(
+        default=None, description="Of training, made whole steps by a probe."
+    )
     tokens_per_param: Annotated[float, Real(above=True, kind="count")] | None = None
     seq_len: Annotated[int, Whole(high=2**22)] = 1024
     tokens_per_step: Count | None = None
     grad_accum_steps: Rows | None = None
-    batch_size: Rows | None = None
-    precision: Literal["fp32", "bf16", "fp8"] = "bf16"
+    batch_size: MicroBatch | None = Field(
+        default=None, description="The micro-batch, in sequences, or {fastest: [4, 8, 16]}."
+    )
+    precision: Literal["fp32", "bf16", "fp8", "auto"] = "bf16"
+    fp8_backend: Literal["torchao", "transformer_engine"] | None = None
+    fp8_filter: Literal["auto", "none"] | None = Field(
+        default=None, description="auto leaves out layers that FP8 slows down."
+    )
     compile: bool = True
     optimizer: OptimizerFields = OptimizerFields()
     seeds: Annotated[int, Whole(high=1000)] = 1
@@ -140,10 +196,14 @@ class Search(_Frozen):
 
 
 class Resources(_Frozen):
-    """Of one job. `gpus` left out: 1 where the machine has a GPU, else 0; `cpus` left out: its share of all cores."""
+    """Of one job. `gpus` left out: 1 where the machine has a GPU, else 0; `cpus` left out: its share of all cores.
+
+    `allow_shared`: speed is measured even where other processes use the device.
+    """
 
     gpus: Annotated[int, Whole(low=0, high=1)] | None = None
     cpus: Annotated[int, Whole(high=10_000)] | None = None
+    allow_shared: bool = False
 
 
 DEFAULT_OBJECTIVES: Mapping[str, Literal["min", "max"]] = {"val_loss": "min", "tokens_per_s": "max"}

@@ -79,19 +79,24 @@ def _number(value: Any, *, kind: Kind) -> Decimal:
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """Field metadata for pydantic: a whole number from `low` to `high`, also as `180M`."""
+    """Field metadata for pydantic: a whole number from `low` to `high`, also as `180M`.
+
+    Where `kind` is bytes: as `16GiB`, with `low` in whole MiB.
+    """
 
     low: int = 1
     high: int = 10**15
+    kind: Literal["count", "bytes"] = "count"
 
     def parse(self, value: Any) -> int:
         """`value` as an int. Raises ValueError saying what would be right."""
-        number = _number(value, kind="count")
+        number = _number(value, kind=self.kind)
         if number > self.high:
             raise ValueError(f"{shown(value)} is too large; at most {self.high}")
         if number < self.low:
-            raise ValueError(f"{shown(value)} is too small; at least {self.low}")
-        if number != int(number):
+            least = self.low if self.kind == "count" else f"{self.low // 2**20}MiB"
+            raise ValueError(f"{shown(value)} is too small; at least {least}")
+        if number != int(number) and self.kind == "count":
             raise ValueError(f"{shown(value)} is not whole; nearest are {int(number)} and {int(number) + 1}")
         return int(number)
 
@@ -100,7 +105,8 @@ class Whole:
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
         number = {"type": "number", "multipleOf": 1, "minimum": self.low, "maximum": self.high}
-        return {"anyOf": [number, {"type": "string", "pattern": rf"^{_NUMBER}\s*[kMGBT]$"}]}
+        units = "[kMGBT]" if self.kind == "count" else "[KMGT]iB"
+        return {"anyOf": [number, {"type": "string", "pattern": rf"^{_NUMBER}\s*{units}$"}]}
 
 
 @dataclass(frozen=True, kw_only=True)

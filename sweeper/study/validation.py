@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from sweeper.errors import Fault
 from sweeper.study.keys import did_you_mean
 from sweeper.study.nodes import Node, plain
-from sweeper.study.schema import Document
+from sweeper.study.schema import TAG, Document
 from sweeper.study.sizes import shown
 from sweeper.study.unsupported import unsupported_value
 
@@ -116,7 +116,7 @@ def _placed(root: Node, loc: Loc, message: str) -> Fault:
 def messages(error: ValidationError) -> Iterator[tuple[Loc, str]]:
     """Each error's place and what to say of it."""
     for detail in error.errors(include_url=False):
-        yield detail["loc"], _message(detail)
+        yield tuple(key for key in detail["loc"] if not str(key).startswith(TAG)), _message(detail)
 
 
 def _message(detail: ErrorDetails) -> str:

@@ -107,6 +107,16 @@ def test_a_job_whose_process_dies_has_failed_and_the_study_goes_on(run, capfd, d
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_worker_that_ran_out_of_memory_is_replaced_and_no_job_is_lost(run) -> None:
+    session = FakeSession(jobs("fake", "runs_out", "fake", "fake", "runs_out", "runs_out", "fake"))
+    outcomes = run(session)
+    assert [event.job.seed for event in outcomes] == list(range(7))
+    assert {event.job.attempt for event in outcomes} == {1}
+    pids = [event.environment["pid"] for event in outcomes]
+    assert pids[0] == pids[1] != pids[2] == pids[3] == pids[4]
+    assert len({pids[1], *pids[4:]}) == 4
+
+
 def test_a_job_told_to_stop_is_closed_and_told_once(run, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     session = FakeSession(jobs("fake", f"long:{closed}", "fake"), stop_at=lambda rung: rung.tokens == 3072)
@@ -249,6 +259,18 @@ def test_in_process_has_the_same_outcomes(tmp_path: Path, capfd) -> None:
     log = tmp_path / "logs" / f"{outcomes[1].job.job_id}.log"
     assert log.read_text().count("hello from") == 3
     assert isinstance(session.tell(Rung(job=make_job(), tokens=2048, loss=1.0)), Stop)
+
+
+def test_a_training_that_begins_anew_is_told_as_it_is(run, tmp_path: Path) -> None:
+    in_our_process = FakeSession(jobs("begins_anew"), stop_at=lambda rung: rung.tokens == 4096)
+    in_process.run(in_our_process, job_target=TARGET, logs=tmp_path / "logs")
+    on_ray = FakeSession(jobs("begins_anew"), stop_at=lambda rung: rung.tokens == 4096)
+    run(on_ray)
+    for session in (in_our_process, on_ray):
+        (outcome,) = session.outcomes()
+        assert outcome.curve == ((1024, 4.0), (2048, 4.0), (3072, 4.0), (4096, 4.0))
+        assert outcome.job.precision == "bf16"
+        assert outcome.job.trial_id == session.jobs[0].trial_id
 
 
 def test_in_process_passes_on_ctrl_c(tmp_path: Path) -> None:

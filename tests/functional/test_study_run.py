@@ -154,6 +154,37 @@ def test_micro_batches_as_an_axis_share_one_training(place):
     assert len({point["objectives"]["tokens_per_s"]["mean"] for point in points}) == 6
 
 
+def test_micro_batch_precision_and_steps_are_settled_by_probes_once(place):
+    write_study(place, seeds=2, edit=lambda text: text.replace("d_model: [32, 48]", "d_model: [32]").replace(
+        "n_layers: [1, 2]", "n_layers: [1]").replace("tokens: 5k", "minutes: 0.005").replace(
+        "batch_size: 4", "batch_size: {fastest: [2, 4]}").replace("precision: fp32", "precision: auto"))  # fmt: skip
+    said = sweeper(place, "run", "tiny.yaml", "--runner", "in-process")
+    assert "6 jobs to do" in said
+    assert "Held equal: time" in said
+    probes = [record for record in ledger(place) if record["type"] == "speed"]
+    assert [(probe["recipe"]["precision"], probe["execution"]["batch_size"]) for probe in probes] == [
+        ("bf16", 2), ("bf16", 4), ("fp8", 2), ("fp8", 4),
+    ]  # fmt: skip
+    best = max(probes, key=lambda probe: probe["speed"]["tokens_per_s"])
+    steps = max(1, int(0.3 * best["speed"]["tokens_per_s"] / 256))
+    for record in finals(place):
+        assert record["recipe"]["precision"] == "auto"
+        assert record["resolved"] == {"precision": best["recipe"]["precision"], "steps": steps}
+        assert record["execution"] == best["execution"]
+        assert record["tokens"] == steps * 256
+        assert record["probe_id"] == best["probe_id"]
+    (point,) = json.loads((folder(place) / "frontier.json").read_text())["frontiers"][0]["points"]
+    assert point["resolved"] == {
+        **finals(place)[0]["resolved"],
+        "tokens": steps * 256,
+        "batch_size": point["batch_size"],
+    }
+    before = (folder(place) / "ledger.jsonl").read_bytes()
+    assert "6 kept, 0 to do" in sweeper(place, "run", "tiny.yaml")
+    assert (folder(place) / "ledger.jsonl").read_bytes() == before
+    assert json.loads(sweeper(place, "status", "tiny.yaml", "--json"))["jobs"] == {"ok": 6}
+
+
 def wait_for_finals(place, process, count):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:

@@ -12,7 +12,7 @@ from runners.data.dataset import held_out_batches, open_data
 from runners.optimizer import lr_factor
 from runners.training import Training
 from runners.trial import run_job, thinned
-from sweeper.records import event_record
+from sweeper.lines import event_record
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,23 @@ def test_the_loss_does_not_depend_on_the_micro_batch_or_on_compiling(chain):
     assert last(job(chain[0], compile=True)).val_loss == pytest.approx(whole.val_loss, abs=2e-4)
 
 
-def test_fp8_ends_within_a_hundredth_of_bf16(chain):
-    losses = {name: last(job(chain[0], precision=name, steps=60)) for name in ("bf16", "fp8")}
-    assert losses["fp8"].environment["precision"]["converted"] == 4
-    assert losses["fp8"].val_loss != losses["bf16"].val_loss
-    assert losses["fp8"].val_loss == pytest.approx(losses["bf16"].val_loss, rel=0.01)
+@pytest.mark.parametrize("compile", [False, True])
+def test_fp8_ends_within_a_hundredth_of_bf16(chain, compile):
+    two_layers = {"n_layers": 2}
+    bf16 = last(job(chain[0], shape=two_layers, precision="bf16"))
+    unfiltered = {"precision": "fp8", "fp8_backend": "torchao", "fp8_filter": "none"}
+    fp8 = last(job(chain[0], shape=two_layers, compile=compile, **unfiltered))
+    report = fp8.environment["precision"]
+    assert (report["converted"], report["total"], report["emulated"], report["kept_out"]) == (8, 8, True, ())
+    assert fp8.environment["graph_breaks"] == 0
+    assert fp8.val_loss != bf16.val_loss
+    assert fp8.val_loss == pytest.approx(bf16.val_loss, rel=0.01)
+
+
+def test_fp8_leaves_out_by_default_what_it_slows_down(chain):
+    report = last(job(chain[0], precision="fp8", steps=1)).environment["precision"]
+    assert (report["converted"], report["total"], report["layer_filter"]) == (0, 4, "auto")
+    assert "block 0: attention.out: K 32 ≤ 4096 and N 32 ≤ 1024 (FP8 slower than bf16 there)" in report["kept_out"]
 
 
 def test_a_trial_that_blows_up_is_diverged(chain):
@@ -121,13 +133,28 @@ def test_bits_per_byte_are_the_nats_over_the_targets_bytes(tmp_path, vocab_size)
     assert outcome.val_bpb == pytest.approx(outcome.val_loss * len(targets) / math.log(2) / size)
 
 
-@pytest.mark.parametrize("steps", [1, 30])
-def test_the_four_clocks_add_up_to_no_more_than_the_trial_took(chain, steps):
+@pytest.mark.parametrize(("steps", "kind"), [(1, "train"), (30, "train"), (1, "speed")])
+def test_the_five_clocks_add_up_to_what_the_job_took(chain, monkeypatch, steps, kind):
+    real = Training.step
+
+    def slow_at_first(self):
+        time.sleep(0.0 if self.step_index else 2.0)
+        real(self)
+
+    monkeypatch.setattr(Training, "step", slow_at_first)
     start = time.perf_counter()
-    outcome = last(job(chain[0], steps=steps, compile=True))
-    assert all(seconds >= 0 for seconds in outcome.seconds.values())
-    assert sum(outcome.seconds.values()) <= time.perf_counter() - start
-    assert outcome.seconds["compile"] > 0
+    events = run_job(job(chain[0], steps=steps, kind=kind, compile=True))
+    while (outcome := next(events)).type == "rung":
+        time.sleep(0.02)
+    took = time.perf_counter() - start
+    seconds = outcome.seconds
+    assert set(seconds) == {"set_up", "compile", "train", "evaluate", "timing"}
+    assert all(value >= 0 for value in seconds.values())
+    assert 0.98 * took <= sum(seconds.values()) <= took + 0.003
+    assert seconds["compile"] > 1
+    assert (seconds["train"] > 0) == (seconds["evaluate"] > 0) == (kind == "train")
+    # 5 windows of about half a second each, unless the schedule itself had enough steps to be timed.
+    assert (seconds["timing"] > 1) == (steps == 1)
 
 
 def test_other_errors_are_not_swallowed(chain, monkeypatch):
@@ -147,7 +174,6 @@ def test_speed_is_measured_after_warm_up_however_short_the_trial(chain, steps):
     assert len(outcome.speed.windows) >= 3
     assert outcome.speed.low <= outcome.speed.tokens_per_s <= outcome.speed.high
     assert outcome.speed.step_ms == pytest.approx(1000 * 512 / outcome.speed.tokens_per_s)
-    assert set(outcome.seconds) == {"set_up", "compile", "train", "evaluate"}
 
 
 def test_a_probe_measures_speed_alone(chain):
@@ -219,8 +245,8 @@ def test_a_curve_has_at_most_256_points_and_keeps_the_mean():
     assert thinned([1.0, math.inf, 3.0], tokens_per_step=1) == ((1, 1.0), (3, 3.0))
 
 
-def test_more_shapes_than_the_recompile_limit_compile_in_one_process(chain, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+@torch._dynamo.config.patch(recompile_limit=1)
+def test_more_shapes_than_the_recompile_limit_compile_in_one_process(chain):
     for width in (16, 32, 48):
         run = job(chain[0], compile=True, steps=1, eval_tokens=512, shape={"d_model": width, "ffn_hidden": 16})
         assert last(run).environment["graph_breaks"] == 0

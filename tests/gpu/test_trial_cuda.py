@@ -1,9 +1,14 @@
 """The trial on a CUDA device: every precision trains, FP8 agrees with bf16, memory and device are the card's own."""
 
+import importlib
+from dataclasses import replace
+
 import pytest
 import torch
-from trial_jobs import job, write_chain
+import trial_jobs
+from trial_jobs import write_chain
 
+from runners.training import Training
 from runners.trial import run_job
 
 pytestmark = pytest.mark.gpu
@@ -16,6 +21,13 @@ def chain(tmp_path_factory):
     return folder
 
 
+def job(chain, **changed):
+    return replace(trial_jobs.job(chain, **changed), device="cuda")
+
+
+UNFILTERED = {"precision": "fp8", "fp8_filter": "none"}
+
+
 def outcome(chain, **changed):
     shape = {"n_layers": 2, "d_model": 256, "head_dim": 64, "n_kv_heads": 2, "ffn_hidden": 704}
     *_, last = run_job(job(chain, shape=shape, compile=True, steps=60, optimizer={"lr": 2e-3}, **changed))
@@ -23,7 +35,8 @@ def outcome(chain, **changed):
 
 
 def test_every_precision_trains_and_fp8_agrees_with_bf16(chain):
-    ends = {name: outcome(chain, precision=name) for name in ("fp32", "bf16", "fp8")}
+    ends = {name: outcome(chain, precision=name) for name in ("fp32", "bf16")}
+    ends["fp8"] = outcome(chain, **UNFILTERED, fp8_backend="torchao")
     for name, end in ends.items():
         assert end.status == "ok", name
         assert end.environment["device"] == torch.cuda.get_device_name(0)
@@ -33,6 +46,28 @@ def test_every_precision_trains_and_fp8_agrees_with_bf16(chain):
     assert ends["fp8"].val_loss == pytest.approx(ends["bf16"].val_loss, rel=0.02)
     assert ends["fp8"].environment["precision"]["converted"] == 8
     assert ends["fp8"].environment["precision"]["emulated"] == (torch.cuda.get_device_capability() < (8, 9))
+
+
+def test_transformer_engine_trains_and_agrees_with_bf16(chain):
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except Exception as error:
+        pytest.skip(f"transformer-engine can't be imported: {error}")
+    end = outcome(chain, **UNFILTERED, fp8_backend="transformer_engine")
+    report = end.environment["precision"]
+    assert end.status == "ok"
+    assert (report["converted"], report["total"], report["emulated"]) == (8, 8, False)
+    assert end.environment["graph_breaks"] == 0
+    assert end.val_loss == pytest.approx(outcome(chain, precision="bf16").val_loss, rel=0.02)
+
+
+def test_what_the_filter_keeps_out_stays_in_bf16_and_the_rest_is_converted(chain):
+    shape = {"n_layers": 2, "d_model": 768, "head_dim": 64, "n_kv_heads": 4, "ffn_hidden": 2048}
+    *_, last = run_job(job(chain, shape=shape, compile=True, steps=20, precision="fp8"))
+    report = last.environment["precision"]
+    assert last.status == "ok"
+    assert (report["converted"], report["total"]) == (4, 8)
+    assert [line.split(": ")[1] for line in report["kept_out"]] == ["attention.out", "ffn.down"]
 
 
 def test_nothing_of_a_trial_stays_on_the_card(chain):
@@ -47,3 +82,40 @@ def test_out_of_memory_is_a_result(chain):
     *_, last = run_job(job(chain, shape=shape, precision="bf16"))
     assert last.status == "out_of_memory"
     assert outcome(chain, precision="bf16").status == "ok"
+
+
+def test_a_cap_on_memory_stands_for_a_smaller_card(chain):
+    """From none to a cap below what the training needs, and back: the same training fits, doesn't, and fits."""
+    shape = {"n_layers": 4, "d_model": 1024, "head_dim": 64, "n_kv_heads": 4, "ffn_hidden": 4096}
+    run = job(chain, shape=shape, steps=12, precision="bf16", compile=True)
+    *_, free = run_job(run)
+    capped = replace(run, memory_bytes=free.peak_memory_bytes // 2)
+    *_, out = run_job(capped)
+    assert (free.status, out.status) == ("ok", "out_of_memory")
+    assert 0 < out.environment["out_of_memory"]["allowed_bytes"] <= capped.memory_bytes
+    assert out.peak_memory_bytes <= capped.memory_bytes
+    *_, again = run_job(replace(run, memory_bytes=None))
+    assert again.status == "ok"
+
+
+def test_the_record_tells_the_devices_state_and_kernels(chain):
+    environment = outcome(chain, precision="bf16").environment
+    state = environment["device_state"]
+    assert state is not None
+    assert state["other_processes"] == 0
+    assert state["clocks_mhz"]["sm"] > 100
+    assert 0 < state["temperature_c"] < 120
+    first = torch.cuda.get_device_capability()[0] == 9
+    assert environment["attention"] == ("cudnn_attention" if first else "flash_attention")
+
+
+def test_a_step_never_waits_for_the_device(chain):
+    inputs = torch.randint(0, 16, (8, 64), device="cuda")
+    run = job(chain, precision="bf16")
+    training = Training(job=run, device=torch.device("cuda", 0), batches=iter([(inputs, inputs)] * 4))
+    training.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        training.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

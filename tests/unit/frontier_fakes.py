@@ -10,7 +10,8 @@ import numpy as np
 
 from model.shape import Shape
 from sweeper.frontier import PlannedPoint
-from sweeper.records import Config, Execution, Final, Job, Optimizer, Recipe, Speed, SpeedSummary, event_record
+from sweeper.lines import event_record
+from sweeper.records import Config, Execution, Final, Job, Optimizer, Precision, Recipe, Resolved, Speed, SpeedSummary
 
 OBJECTIVES = {"val_loss": "min", "tokens_per_s": "max"}
 PROXY = ((1, 1360), (2, 624), (3, 384), (4, 272), (6, 144), (8, 80), (12, 32))
@@ -56,14 +57,17 @@ def environment(**changes: Any) -> dict[str, Any]:
 def final(
     point: PlannedPoint, seed: int, val_loss: float | None, tokens_per_s: float | None = 30_000.0, **changes: Any
 ) -> dict[str, Any]:
-    own = {"status": "ok", "notes": (), "environment": environment(), "spread": 0.02, **changes}
-    tokens = point.config.recipe.tokens
+    own = {
+        "status": "ok", "notes": (), "environment": environment(), "spread": 0.02, "resolved": Resolved(), **changes
+    }  # fmt: skip
+    job = Job(kind="train", config=point.config, execution=point.execution, seed=seed, resolved=own["resolved"])
+    tokens = (job.steps or 0) * point.config.recipe.tokens_per_step
     end = val_loss if val_loss is not None else 2.0
     curve = tuple(
         (int(tokens * k / 40), end + 3.5 * math.exp(-k / 4) + 0.02 * math.sin(7 * k + seed)) for k in range(1, 41)
     )
     event = Final(
-        job=Job(kind="train", config=point.config, execution=point.execution, seed=seed),
+        job=job,
         status=own["status"],
         val_loss=val_loss,
         val_bpb=None if val_loss is None else val_loss / math.log(2),
@@ -78,10 +82,18 @@ def final(
     return {**event_record(event), "time": f"2025-01-01T00:{seed:02d}:00Z"}
 
 
-def probe(point: PlannedPoint, tokens_per_s: float) -> dict[str, Any]:
+def probe(
+    point: PlannedPoint, tokens_per_s: float | None, precision: Precision | None = None, **changes: Any
+) -> dict[str, Any]:
+    """A probe's line, of a config of precision auto in `precision`; out of memory where `tokens_per_s` is None."""
     event = Speed(
-        job=Job(kind="speed", config=point.config, execution=point.execution),
-        status="ok", speed=summary(tokens_per_s), peak_memory_bytes=10**8, seconds={}, environment=environment(),
+        job=Job(
+            kind="speed", config=point.config.at_precision(precision) if precision else point.config,
+            execution=point.execution,
+        ),
+        status="out_of_memory" if tokens_per_s is None else "ok",
+        speed=None if tokens_per_s is None else summary(tokens_per_s), peak_memory_bytes=10**8, seconds={},
+        environment=environment(**changes),
     )  # fmt: skip
     return {**event_record(event), "time": "2025-01-01T00:00:00Z"}
 

@@ -36,8 +36,8 @@ def make_dataset(train: int, held_out: int = 100, token_bytes: np.ndarray | None
     )
 
 
-def draw_batches(dataset, count, *, seed=0, batch_size=2, seq_len=4):
-    batches = train_batches(dataset, seed=seed, batch_size=batch_size, seq_len=seq_len, device="cpu")
+def draw_batches(dataset, count, *, seed=0, batch_size=2, seq_len=4, skip=0):
+    batches = train_batches(dataset, seed=seed, batch_size=batch_size, seq_len=seq_len, device="cpu", skip=skip)
     with contextlib.closing(batches):
         return list(itertools.islice(batches, count))
 
@@ -85,6 +85,15 @@ def test_order_does_not_depend_on_the_micro_batch():
     dataset = make_dataset(1003)
     rows = [draw_sequences(dataset, 480, seed=5, batch_size=size, seq_len=7) for size in (1, 3, 8, 480)]
     assert rows[0] == rows[1] == rows[2] == rows[3]
+
+
+@pytest.mark.parametrize("skip", [0, 1, 141, 142, 143, 284, 300, 1000])
+def test_skipping_goes_on_where_one_would_be(skip):
+    """142 windows make a pass: what follows is the same however much of it was skipped, over passes too."""
+    dataset = make_dataset(1003)
+    assert windows_per_pass(dataset, 7) == 142
+    rows = draw_sequences(dataset, skip + 200, seed=5, seq_len=7)
+    assert draw_sequences(dataset, 200, seed=5, seq_len=7, skip=skip) == rows[skip:]
 
 
 def test_the_seed_fixes_the_order_and_another_seed_has_another():

@@ -4,14 +4,15 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.shape import derive
-from sweeper.ledger import Ledger
+from sweeper.ledger import Ledger, read
 from sweeper.records import Config, Done, Execution, Failed, Final, Job, Optimizer, Recipe, Rung, Speed, Wait
 from sweeper.search import make_strategy
 from sweeper.search.driver import MAX_ATTEMPTS, Driver
+from sweeper.search.resolving import MicroBatches
 from sweeper.session import Session
 
 RECIPE = Recipe(
@@ -32,7 +33,7 @@ def configs(count):
 def driver(count=3, *, seeds=2, batch_sizes=(4,), method="grid", trials=None):
     strategy = make_strategy(method, configs(count), trials=trials, seed=0)
     ladder = tuple(Execution(batch_size=size, compile=False) for size in batch_sizes)
-    return Driver(strategy, seeds=seeds, executions=lambda config: ladder)
+    return Driver(strategy, seeds=seeds, micro_batches=lambda config: MicroBatches(executions=ladder))
 
 
 def final(job, status="ok"):
@@ -116,6 +117,7 @@ def test_random_is_a_sample_without_repeats_that_grows_in_place():
 
 
 @given(seed=st.integers(0, 10_000), concurrency=st.integers(1, 5))
+@settings(deadline=None, max_examples=40)
 def test_any_interleaving_with_kills_gives_every_job_exactly_one_outcome(tmp_path_factory, seed, concurrency):
     """A simulated world: jobs end in any order, fail at times, and the driver's process dies at any moment."""
     rng = random.Random(seed)
@@ -155,9 +157,22 @@ def test_asked_is_in_the_ledger_before_the_job_is_handed_out(tmp_path):
         job = session.ask()
         written = (tmp_path / "ledger.jsonl").read_text()
         assert job.trial_id in written
-        assert seen[0]["type"] == "asked"
-        assert Job.from_dict(seen[0]["job"]) == job
-        assert seen[0]["time"].endswith("+00:00")
+        asked = seen[-1]
+        assert asked["type"] == "asked"
+        assert Job.from_dict(asked["job"]) == job
+        assert asked["time"].endswith("+00:00")
+
+
+def test_every_run_starts_with_its_own_line(tmp_path):
+    for _life in range(2):
+        with Ledger(tmp_path / "ledger.jsonl", lock=tmp_path / ".lock") as ledger:
+            session = Session(driver(1, seeds=1), ledger, devices=2, command="sweeper run s.yaml")
+            session.ask()
+    records = read(tmp_path / "ledger.jsonl")
+    assert [record["type"] for record in records] == ["started", "asked"] * 2
+    assert {key: value for key, value in records[0].items() if key != "time"} == {
+        "schema": 1, "type": "started", "devices": 2, "command": "sweeper run s.yaml",
+    }  # fmt: skip
 
 
 def test_a_resumed_study_counts_each_earlier_failure_once(tmp_path):

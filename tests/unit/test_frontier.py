@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from sweeper.dominance import nondominated
 from sweeper.errors import UsageError
 from sweeper.frontier import Frontier, frontier, frontier_json
-from sweeper.records import Failed, Job, event_record
+from sweeper.lines import event_record
+from sweeper.records import Failed, Job
 
 
 def found(records, planned, **changes) -> Frontier:
@@ -159,7 +160,7 @@ def test_trials_of_seeds_that_are_not_asked_any_more_do_not_count():
 
 def failed(point, seed=0):
     job = Job(kind="train", config=point.config, execution=point.execution, seed=seed)
-    return event_record(Failed(job=job, error="no space left"))
+    return {**event_record(Failed(job=job, error="no space left")), "time": "2025-01-01T00:00:00Z"}
 
 
 def test_a_job_that_failed_three_times_is_not_said_to_be_tried_again():

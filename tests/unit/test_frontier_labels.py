@@ -8,6 +8,7 @@ import pytest
 from frontier_fakes import config
 
 from sweeper.labels import labels, listed, short
+from sweeper.records import Base, Optimizer
 
 
 def rows(*configs, batch_sizes=(None,)):
@@ -54,3 +55,41 @@ def test_short_numbers(value, text):
 def test_lists_read_as_prose():
     assert [listed(x) for x in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["none", "a", "a and b", "a, b and c"]
     assert listed(list("abcdefgh"), most=4) == "a, b, c and 5 others"
+
+
+def with_optimizer(*optimizers, **recipe):
+    base = config(1, 16)
+    return [
+        replace(base, recipe=replace(base.recipe, **recipe, optimizer=Optimizer(**one))).to_dict() for one in optimizers
+    ]
+
+
+def test_what_only_some_points_have_is_left_out_of_the_others_labels():
+    muon = {"name": "muon", "momentum": 0.95}
+    assert labels(with_optimizer({}, muon)) == ["adamw", "muon"]
+    assert labels(with_optimizer({}, muon, {**muon, "momentum": 0.9})) == [
+        "adamw", "muon momentum 0.95", "muon momentum 0.9",
+    ]  # fmt: skip
+    base = Base(n_layers=1, d_model=96, ffn_hidden=16)
+    assert labels(with_optimizer({}, {"base": base})) == ["standard", "completep"]
+
+
+def test_a_length_in_minutes_and_a_precision_are_read_as_written():
+    rows = [config(1, 16, steps=None, minutes=m).to_dict() for m in (2.5, 10.0)]
+    assert labels(rows) == ["2.5 min", "10 min"]
+    by_precision = [
+        config(1, 16, precision=p, fp8_backend=b).to_dict()
+        for p, b in (("bf16", None), ("fp8", "torchao"), ("auto", "torchao"))
+    ]
+    assert labels(by_precision) == ["bf16", "fp8", "auto"]
+
+
+def test_rates_that_follow_from_tokens_per_step_are_not_shown_beside_them():
+    scaled = [config(1, 16, lr=1e-3 * k**0.5, tokens_per_step=1024 * k, steps=400 // k).to_dict() for k in (1, 4)]
+    assert labels(scaled) == ["tokens_per_step 1.02k", "tokens_per_step 4.10k"]
+    crossed = [
+        config(1, 16, lr=lr * k**0.5, tokens_per_step=1024 * k, steps=400 // k).to_dict()
+        for k in (1, 4) for lr in (1e-3, 3e-3)
+    ]  # fmt: skip
+    assert len(set(labels(crossed))) == 4
+    assert all("lr" in label for label in labels(crossed))

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.shape import derive
+from sweeper.lines import asked_record, event_from_record, event_record, started_record
 from sweeper.records import (
+    Base,
     Config,
     Execution,
     Failed,
@@ -16,11 +18,11 @@ from sweeper.records import (
     Job,
     Optimizer,
     Recipe,
+    Resolved,
     Rung,
     Speed,
     SpeedSummary,
-    event_from_record,
-    event_record,
+    probe_id,
 )
 
 SHAPE = derive({"n_layers": 2, "d_model": 64, "vocab_size": 256, "tie_embeddings": True})
@@ -99,4 +101,56 @@ def test_asked_and_rung_lines_are_no_outcomes():
 
 
 def test_a_job_survives_being_sent():
-    assert Job.from_dict(json.loads(json.dumps(JOB.to_dict()))) == JOB
+    full = replace(
+        JOB, memory_bytes=2**34, shared_ok=True, device="cuda", data_path="/data", attempt=2,
+        resolved=Resolved(steps=7, precision="bf16"),
+        config=replace(CONFIG, recipe=replace(IN_MINUTES, optimizer=Optimizer(base=BASE))),
+    )  # fmt: skip
+    for job in (JOB, full):
+        assert Job.from_dict(json.loads(json.dumps(job.to_dict()))) == job
+
+
+BASE = Base(n_layers=2, d_model=64, ffn_hidden=128)
+IN_MINUTES = replace(RECIPE, steps=None, minutes=2.5, precision="auto", fp8_backend="torchao", fp8_filter="none")
+
+
+def test_what_does_not_apply_is_no_part_of_an_id():
+    """So that ids made before a field was there stay what they were."""
+    assert IN_MINUTES.to_dict().keys() - RECIPE.to_dict().keys() == {"minutes", "fp8_backend", "fp8_filter"}
+    assert RECIPE.to_dict().keys() - IN_MINUTES.to_dict().keys() == {"steps", "tokens"}
+    assert "base" not in RECIPE.to_dict()["optimizer"]
+    muon = replace(RECIPE, optimizer=Optimizer(name="muon", momentum=0.9, base=BASE))
+    assert Recipe.from_dict(json.loads(json.dumps(muon.to_dict()))) == muon
+
+
+def test_auto_in_bf16_has_the_speed_of_bf16():
+    auto = replace(CONFIG, recipe=IN_MINUTES)
+    plain = replace(CONFIG, recipe=replace(RECIPE, precision="bf16"))
+    trial = replace(JOB, config=auto, resolved=Resolved(steps=9, precision="bf16"))
+    assert auto.at_precision("bf16").recipe.fp8_backend is None
+    assert trial.probe_id == replace(JOB, config=plain).probe_id == probe_id(plain, JOB.execution)
+    assert (trial.precision, trial.steps) == ("bf16", 9)
+    in_fp8 = replace(trial, resolved=Resolved(steps=9, precision="fp8"))
+    assert in_fp8.probe_id == probe_id(auto.at_precision("fp8"), JOB.execution) != trial.probe_id
+    assert in_fp8.trial_id == trial.trial_id
+    with pytest.raises(ValueError, match="has not been resolved"):
+        _ = replace(JOB, config=auto).precision
+
+
+def test_what_was_resolved_survives_the_ledger():
+    job = replace(
+        JOB, config=replace(CONFIG, recipe=IN_MINUTES), memory_bytes=2**33, resolved=Resolved(steps=9, precision="bf16")
+    )
+    line = event_record(Failed(job=job, error="boom"))
+    assert (line["resolved"], line["memory_bytes"]) == ({"steps": 9, "precision": "bf16"}, 2**33)
+    back = event_from_record(json.loads(json.dumps(line))).job
+    assert (back.resolved, back.memory_bytes, back.job_id) == (job.resolved, job.memory_bytes, job.job_id)
+    assert not {"resolved", "memory_bytes"} & event_record(Failed(job=JOB, error="boom")).keys()
+
+
+def test_lines_that_are_no_outcomes():
+    started = started_record(devices=4, command="sweeper run s.yaml")
+    assert (started["type"], started["devices"], started["command"]) == ("started", 4, "sweeper run s.yaml")
+    assert event_from_record(started) is None
+    assert Job.from_dict(asked_record(JOB)["job"]) == JOB
+    assert event_from_record(asked_record(JOB)) is None

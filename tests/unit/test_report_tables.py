@@ -13,7 +13,8 @@ from rich.console import Console
 
 from sweeper.frontier import frontier
 from sweeper.labels import short
-from sweeper.records import Failed, Job, event_record
+from sweeper.lines import event_record
+from sweeper.records import Failed, Job
 from sweeper.report.tables import (
     frontier_table,
     loss_interval,
@@ -26,6 +27,7 @@ from sweeper.report.tables import (
 from sweeper.report.text import answer, noise_sentences, tie_groups
 from sweeper.search.driver import Driver
 from sweeper.search.grid import Grid
+from sweeper.search.resolving import MicroBatches
 
 
 def found(planned, records):
@@ -247,7 +249,7 @@ def test_speed_jobs_are_counted_before_they_are_asked():
     planned = plan([config(1, 16), config(2, 16), config(2, 16, lr=3e-3)], batch_sizes=(4, 8))
     driver = Driver(
         Grid([point.config for point in planned[::2]]), seeds=2,
-        executions=lambda _: [point.execution for point in planned[:2]],
+        micro_batches=lambda _: MicroBatches(executions=tuple(point.execution for point in planned[:2])),
     )  # fmt: skip
     status = status_json([probe(planned[1], 2000.0)], planned, seeds=2)
     assert status["jobs"] == {"ok": 1, "missing": len(driver.jobs) - 1}

@@ -190,7 +190,8 @@ def test_an_axis_of_another_form_replaces_whole(loads: Loads, over: str, values:
         ("optimizer.warmup", "[0, 2%]", (0.0, 0.02)),
         ("optimizer.betas", "[[0.9, 0.95], [0.9, 0.99]]", ((0.9, 0.95), (0.9, 0.99))),
         ("tie_embeddings", "[true, false]", (True, False)),
-        ("precision", "[fp32, bf16]", ("fp32", "bf16")),
+        ("precision", "[fp32, bf16, auto]", ("fp32", "bf16", "auto")),
+        ("optimizer.name", "[adamw, muon]", ("adamw", "muon")),
         ("batch_size", "[2, 4]", (2, 4)),
         ("tokens_per_step", "[8192, 16384]", (8192, 16384)),
     ],
@@ -307,7 +308,7 @@ def test_the_shipped_studies_load_under_every_profile_and_again_as_resolved(tmp_
 
 
 def test_defaults_agree_with_the_records_and_the_presets() -> None:
-    fields = OptimizerFields().model_dump(exclude={"parametrization"})
+    fields = OptimizerFields().model_dump(exclude={"parametrization", "batch_scaling"})
     assert Optimizer(**fields) == Optimizer()
     assert get_args(PresetName) == tuple(PRESETS)
 
@@ -360,7 +361,7 @@ def test_overrides_are_merged_last_and_their_groups_replace(loads: Loads) -> Non
         ("profiles.cpu.name=x", "--set:1:1: profiles.cpu.name: profiles can't be set; choose one with --profile"),
         ("axes.n_layers=[1, x]", "--set:1:1: axes.n_layers[1]: 'x' is no number; write one like 4096, 4k or 180M"),
         ("trial.tokens=null", "study.yaml:4:1: trial: how long a trial is, is missing; give one of tokens, flops, "
-         "tokens_per_param (with --set)"),
+         "minutes, tokens_per_param (with --set)"),
         ("trial.batch_size=[", "--set:1:1: trial.batch_size: not valid YAML: while parsing a flow node expected the "
          "node content, but found '<stream end>'; a bracket or brace is not closed"),
         ("trial.tokens_per_step=1000", "--set:1:1: trial.tokens_per_step: tokens_per_step 1000 is no multiple of "

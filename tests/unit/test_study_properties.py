@@ -39,7 +39,35 @@ GOOD: dict[str, Any] = {
     "resources": {"gpus": 0, "cpus": 2},
     "profiles": {"cpu": {"trial": {"flops": "1T"}, "axes": {"n_layers": None}, "shapes": None}},
 }
-KEYS = sorted({key for part in (GOOD, GOOD["model"], GOOD["axes"], GOOD["trial"]) for key in part})
+RESOLVED_BY_PROBES: dict[str, Any] = {
+    "name": "probes",
+    "model": {"n_layers": 2, "d_model": 64, "vocab_size": 256},
+    "axes": {"tokens_per_step": ["4k", 8000], "optimizer.parametrization": ["standard", "completep"]},
+    "budget": {"memory": "1.5GiB"},
+    "trial": {
+        "minutes": 2.5,
+        "seq_len": 250,
+        "batch_size": {"fastest": [1, 4, 16]},
+        "precision": "auto",
+        "fp8_backend": "transformer_engine",
+        "fp8_filter": "none",
+        "optimizer": {
+            "lr": 1e-3,
+            "base": {"n_layers": 4, "d_model": 128, "ffn_hidden": "1k", "tokens_per_step": "8k"},
+            "batch_scaling": "none",
+        },
+    },
+    "resources": {"allow_shared": True},
+    "profiles": {
+        "cpu": {"trial": {"precision": "fp32", "batch_size": 8}, "axes": {"optimizer.parametrization": ["standard"]}},
+        "muon": {
+            "axes": {"optimizer.parametrization": None},
+            "trial": {"optimizer": {"name": "muon", "momentum": 0.9}},
+        },
+    },
+}
+_PARTS = (GOOD, RESOLVED_BY_PROBES, *(s[k] for s in (GOOD, RESOLVED_BY_PROBES) for k in ("model", "axes", "trial")))
+KEYS = sorted({key for part in _PARTS for key in part} | {"fastest", "base", "memory"})
 
 scalars = st.one_of(
     st.none(),
@@ -84,8 +112,9 @@ def load_or_fault(file: Path, content: bytes, overrides: tuple[str, ...] = ()) -
         str(fault).encode()
 
 
-def test_the_study_to_mutate_is_good(file: Path) -> None:
-    file.write_text(yaml.safe_dump(GOOD), encoding="utf-8")
+@pytest.mark.parametrize("study", [GOOD, RESOLVED_BY_PROBES], ids=lambda study: study["name"])
+def test_the_studies_to_mutate_are_good(file: Path, study: dict[str, Any]) -> None:
+    file.write_text(yaml.safe_dump(study), encoding="utf-8")
     assert load(file, has_gpu=True).profile == "full"
     assert load(file).profile == "cpu"
 
@@ -124,8 +153,8 @@ def paths_of(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> dict[str, Any]:
-    """GOOD after one to three deletions, replacements or insertions anywhere."""
-    study = yaml.safe_load(yaml.safe_dump(GOOD))
+    """A good study after one to three deletions, replacements or insertions anywhere."""
+    study = yaml.safe_load(yaml.safe_dump(draw(st.sampled_from([GOOD, RESOLVED_BY_PROBES]))))
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(paths_of(study)))
         if not path:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.lines import event_record
 from sweeper.projection import MAX_PARAM, Projection, milliseconds, study_params, trial_params
-from sweeper.records import SCHEMA, Event, Failed, Job, Rung, Speed, SpeedSummary, event_record
+from sweeper.records import SCHEMA, Event, Failed, Job, Rung, Speed, SpeedSummary
 from sweeper.tracking import artifact_location, default_uri
 from tests.fakes import make_final, make_job
 

@@ -130,7 +130,7 @@ def test_a_wrong_count_never_runs(monkeypatch):
     shape = random_shape(random.Random(5))
     monkeypatch.setattr(
         "model.transformer.Transformer",
-        lambda _shape, seq_len: Transformer(random_shape(random.Random(6)), seq_len=seq_len),
+        lambda _shape, **settings: Transformer(random_shape(random.Random(6)), **settings),
     )
     with pytest.raises(RuntimeError, match="as built"):
         build(shape, seq_len=8, seed=0, device=CPU)

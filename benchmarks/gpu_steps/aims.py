@@ -1,0 +1,64 @@
+"""What the rows come to: what is green, what isn't and why, the flagship's figures beside their aims. Stdlib only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+TOKENS_PER_S, MFU, TO_HUGGINGFACE, TO_PLAIN = 300_000, 0.5, 1.2, 1.0
+"""Aimed at for 32 × 768 at sequence length 1024 on a card of the H200's class."""
+
+
+def summary(steps: Mapping[str, Any], *, device_type: str) -> dict[str, Any]:
+    """Statuses of the steps, rows that are red or failed or couldn't be had; on CUDA the flagship beside its aims."""
+    found: dict[str, Any] = {"steps": {name: step["status"] for name, step in steps.items()}}
+    for sign in ("error", "unavailable", "not_run"):
+        found[sign] = {f"{name}: {label}": row[sign] for name, label, row in _rows(steps) if sign in row}
+    found["error"] |= {name: step["error"] for name, step in steps.items() if "error" in step}
+    found["red"] = [f"{name}: {label}" for name, label, row in _rows(steps) if not row.get("green", True)]
+    found["green"] = sum(1 for _, _, row in _rows(steps) if row.get("green") is True)
+    return found | ({"flagship": _flagship(steps)} if device_type == "cuda" else {})
+
+
+def _rows(steps: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    for name, step in steps.items():
+        for label, row in step.get("rows", {}).items():
+            yield name, label, row
+
+
+def _flagship(steps: Mapping[str, Any]) -> dict[str, Any]:
+    rows = steps.get("flagship", {}).get("rows", {})
+    untied = {label: row for label, row in rows.items() if "tokens_per_s" in row and "tied" not in label}
+    best = max(untied, key=lambda label: untied[label]["tokens_per_s"], default=None)
+    side_by_side = steps.get("peers", {}).get("rows", {}).get("side by side", {})
+    figures = {
+        "tokens_per_s": (untied[best]["tokens_per_s"] if best else None, TOKENS_PER_S),
+        "mfu": (untied[best].get("mfu") if best else None, MFU),
+        "to_huggingface": (side_by_side.get("sweeper_to_huggingface"), TO_HUGGINGFACE),
+        "to_plain": (side_by_side.get("sweeper_to_plain"), TO_PLAIN),
+    }
+    return {"fastest": best} | {
+        name: {"value": value, "aim": aim, "met": value is not None and value >= aim}
+        for name, (value, aim) in figures.items()
+    }
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """The summary for a terminal."""
+    for name, status in found["steps"].items():
+        yield f"{name:16} {status}"
+    yield f"{found['green']} rows green, {len(found['red'])} red, {len(found['error'])} failed"
+    for label in found["red"]:
+        yield f"RED     {label}"
+    for label, error in found["error"].items():
+        yield f"FAILED  {label}: {error}"
+    for why in dict.fromkeys(found["unavailable"].values()):
+        labels = [label for label, reason in found["unavailable"].items() if reason == why]
+        yield f"MISSING {len(labels)} rows ({labels[0]}{', …' if labels[1:] else ''}): {why}"
+    flagship = found.get("flagship", {})
+    if flagship.get("fastest"):
+        yield f"flagship, fastest: {flagship['fastest']}"
+        for name, figure in flagship.items():
+            if name != "fastest" and figure["value"] is not None:
+                verdict = "met" if figure["met"] else "not met"
+                yield f"  {name} {figure['value']:g}, aim {figure['aim']:g}: {verdict}"

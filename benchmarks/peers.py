@@ -1,0 +1,231 @@
+"""The contestants of a comparison: the same shape, tokens and precision, each in a process of its own.
+
+    sweeper      runners.training as a trial runs it
+    huggingface  LlamaForCausalLM, SDPA attention, torch.compile of the whole model, fused AdamW
+    plain        a straightforward loop in the manner of nanoGPT: torch.compile of the whole model, fused AdamW
+
+A contestant takes its job on the command line and answers on standard output, one JSON object a line: first what its
+first step cost, then, for every number read from standard input, the seconds that so many steps took.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What every contestant trains: `shape` are model.shape fields, `shards` a folder with train.bin (uint16)."""
+
+    shape: Mapping[str, Any]
+    shards: str
+    seq_len: int
+    batch_size: int
+    grad_accum_steps: int
+    precision: str
+    device: str
+    lr: float = 1e-3
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.batch_size * self.grad_accum_steps * self.seq_len
+
+
+class Contestant:
+    """A running contestant. `cache` is its own compile cache; an empty one makes the first step a cold one."""
+
+    def __init__(self, name: str, task: Task, *, cache: Path, threads: int) -> None:
+        self.name = name
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "TORCHINDUCTOR_COMPILE_THREADS": str(threads),
+            "TORCHINDUCTOR_CACHE_DIR": str(cache),
+            "TRITON_CACHE_DIR": str(cache / "triton"),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONWARNINGS": "ignore",
+            "HF_HUB_OFFLINE": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, name, json.dumps(vars(task))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        self.start: dict[str, Any] = self._answer()
+
+    def seconds(self, steps: int) -> float:
+        """Take `steps` optimizer steps; the seconds from idle device to idle device."""
+        return float(self._ask(steps)["seconds"])
+
+    def peak_memory_bytes(self) -> int | None:
+        """Reserved by the allocator on CUDA, resident in the process elsewhere, since its start."""
+        peak = self._ask(0)["peak_memory_bytes"]
+        return None if peak is None else int(peak)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _ask(self, steps: int) -> dict[str, Any]:
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            said = self._process.stderr.read()
+            raise RuntimeError(f"{self.name} ended: {said[-2000:]}")
+        return json.loads(line)
+
+
+def main() -> None:
+    """Be a contestant."""
+    name, task = sys.argv[1], Task(**json.loads(sys.argv[2]))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not pass for an answer
+    started = time.perf_counter()
+    import torch
+
+    from runners.measuring import peak_memory_bytes, pick_device, synchronise
+
+    torch.manual_seed(SEED)
+    device = pick_device(task.device)
+    imported = time.perf_counter() - started
+    step, params = CONTESTANTS[name](task, device)
+
+    def timed(steps: int) -> float:
+        synchronise(device)
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        synchronise(device)
+        return time.perf_counter() - start
+
+    def say(**answer: Any) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    say(first_step_s=timed(1), params=params, import_s=imported)
+    for line in sys.stdin:
+        if int(line):
+            say(seconds=timed(int(line)))
+        else:
+            say(peak_memory_bytes=peak_memory_bytes(device))
+
+
+def _sweeper(task: Task, device: Any) -> tuple[Callable[[], None], int]:
+    from model.shape import derive
+    from runners.attention import preferred
+    from runners.data.dataset import open_data, train_batches
+    from runners.host_memory import keep_freed_memory
+    from runners.training import Training
+    from sweeper.records import Config, Execution, Job, Optimizer, Recipe
+
+    keep_freed_memory()
+    fp8 = {"fp8_backend": "torchao", "fp8_filter": "auto"} if task.precision == "fp8" else {}
+    recipe = Recipe(
+        data="tokens", steps=1_000_000, seq_len=task.seq_len, tokens_per_step=task.tokens_per_step,
+        precision=task.precision, optimizer=Optimizer(lr=task.lr), eval_tokens=task.seq_len, **fp8,
+    )  # fmt: skip
+    shape = derive(task.shape)
+    job = Job(
+        kind="speed", config=Config(shape=shape, recipe=recipe),
+        execution=Execution(batch_size=task.batch_size, compile=True), data_path=task.shards, device=task.device,
+    )  # fmt: skip
+    batches = train_batches(
+        open_data("tokens", task.shards, shape.vocab_size), seed=SEED, batch_size=task.batch_size,
+        seq_len=task.seq_len, device=device,
+    )  # fmt: skip
+    training = Training(job=job, device=device, batches=batches)
+
+    def step() -> None:
+        with preferred(device):
+            training.step()
+        training.losses.clear()
+
+    return step, shape.params.total
+
+
+def _huggingface(task: Task, device: Any) -> tuple[Callable[[], None], int]:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from model.shape import derive
+
+    shape = derive(task.shape)
+    config = LlamaConfig(
+        vocab_size=shape.vocab_size, hidden_size=shape.d_model, intermediate_size=shape.ffn_hidden,
+        num_hidden_layers=shape.n_layers, num_attention_heads=shape.n_heads, num_key_value_heads=shape.n_kv_heads,
+        head_dim=shape.head_dim, max_position_embeddings=task.seq_len, tie_word_embeddings=shape.tie_embeddings,
+        attn_implementation="sdpa", use_cache=False,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(device)
+    whole = torch.compile(model)
+    # Given as shifted already, so that the loss is over the same T targets as the others'.
+    return _loop(task, device, model, lambda x, y: whole(input_ids=x, labels=x, shift_labels=y).loss)
+
+
+def _plain(task: Task, device: Any) -> tuple[Callable[[], None], int]:
+    import torch
+    from plain_model import PlainModel
+
+    from model.shape import derive
+
+    model = PlainModel(derive(task.shape), task.seq_len).to(device)
+    return _loop(task, device, model, torch.compile(model))
+
+
+def _loop(task: Task, device: Any, model: Any, loss_of: Callable[..., Any]) -> tuple[Callable[[], None], int]:
+    """nanoGPT's loop: random windows of a memory map, autocast, accumulation, clipping, fused AdamW."""
+    import numpy as np
+    import torch
+
+    tokens = np.memmap(Path(task.shards) / "train.bin", dtype=np.uint16, mode="r")
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": 0.1},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=task.lr, betas=(0.9, 0.95), fused=True)
+    autocast = contextlib.nullcontext()
+    if task.precision == "bf16":
+        autocast = torch.autocast(device.type, dtype=torch.bfloat16)
+
+    def batch() -> tuple[Any, Any]:
+        starts = torch.randint(len(tokens) - task.seq_len - 1, (task.batch_size,)).tolist()
+        rows = torch.stack([torch.from_numpy(tokens[i : i + task.seq_len + 1].astype(np.int64)) for i in starts])
+        x, y = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        if device.type == "cuda":
+            return x.pin_memory().to(device, non_blocking=True), y.pin_memory().to(device, non_blocking=True)
+        return x, y
+
+    def step() -> None:
+        for _ in range(task.grad_accum_steps):
+            x, y = batch()
+            with autocast:
+                loss = loss_of(x, y) / task.grad_accum_steps
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step, sum(p.numel() for p in parameters)
+
+
+CONTESTANTS = {"sweeper": _sweeper, "huggingface": _huggingface, "plain": _plain}
+
+if __name__ == "__main__":
+    main()

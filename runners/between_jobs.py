@@ -1,0 +1,53 @@
+"""What a job leaves in its process for the next one: imports, CUDA context, kernels on disk, data; but no memory."""
+
+from __future__ import annotations
+
+import functools
+import gc
+
+import torch
+
+from model.compile import forget_compiled
+from runners.data.cache import cache_dir
+from runners.data.dataset import Dataset, open_data
+from runners.host_memory import return_freed_memory
+from runners.memory import tensor_bytes
+
+_baseline: dict[str, int] = {}
+_alive: dict[str, int] = {}
+
+
+def tensors_before(device: torch.device) -> tuple[int, int]:
+    """Bytes of tensors alive now, when a job starts, and when this process started its first on such a device."""
+    if device.type not in _alive:
+        gc.collect()
+        _alive[device.type] = tensor_bytes(device)
+    before = _alive.pop(device.type)
+    return before, _baseline.setdefault(device.type, before)
+
+
+def clear_up(device: torch.device, *, ended: bool) -> int | None:
+    """Give a job's memory back; returns the bytes of tensors still alive.
+
+    Unless the job has `ended` by itself, something still refers to what it held: then nothing is counted.
+    """
+    forget_compiled()
+    gc.unfreeze()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return_freed_memory()
+    if not ended:
+        return None
+    _alive[device.type] = tensor_bytes(device)
+    return _alive[device.type]
+
+
+def data_of(name: str, path: str | None, vocab_size: int) -> Dataset:
+    """`open_data`, an embedded corpus only once in a process: its files can't change while it runs, a folder's can."""
+    return _embedded(name, vocab_size, str(cache_dir())) if path is None else open_data(name, path, vocab_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _embedded(name: str, vocab_size: int, cache: str) -> Dataset:
+    return open_data(name, None, vocab_size)

@@ -1,0 +1,132 @@
+"""What a job's figures depend on besides the job: the state of its process, of its device, and who else is there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from model.compile import compiled_graphs, forget_compiled, graph_breaks
+from runners import attention, between_jobs, device_state, measuring, memory
+from runners.compile_cache import use_compile_cache
+from runners.host_memory import keep_freed_memory
+from runners.peaks import bf16_peak
+from sweeper.records import Job, SpeedSummary
+
+LOADED_CORES = 0.5
+
+
+class Surroundings:
+    """Set up when a job starts, whatever the process ran before; asked while it runs; closed when it has ended.
+
+    `environment` and `notes` go into the job's record.
+    """
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        self._job, self._device = job, device
+        self.notes: list[str] = []
+        self._states: list[device_state.DeviceState] = []
+        self._load: measuring.OtherLoad | None = None
+        self._settings = contextlib.ExitStack()
+        if device.type == "cpu":
+            keep_freed_memory()
+        use_compile_cache(device)
+        forget_compiled()
+        before = self._tensors_before()
+        self._allowed: int | None = None
+        measuring.reset_peak_memory(device)
+        self._resident = memory.resident_bytes()
+        self._watch = device_state.watch(device)
+        self._peak = bf16_peak(measuring.device_name(device))
+        self._peak_memory_bytes: int | None = None
+        self.environment: dict[str, Any] = {
+            **measuring.environment(device),
+            "peak_bf16_tflops": {"value": self._peak.tflops, "source": self._peak.source} if self._peak else None,
+            "allocated_bytes_before": before,
+        }
+
+    def _tensors_before(self) -> int:
+        before, baseline = between_jobs.tensors_before(self._device)
+        if memory.is_leak(before=before, baseline=baseline):
+            left = (before - baseline) / 2**20
+            self.notes.append(f"earlier jobs left {left:.1f} MiB of tensors in the process, which nothing should")
+        return before
+
+    def enter(self) -> None:
+        """Set what holds while the job runs. Raises DeviceInUse where it is to be timed and others use the device."""
+        if not self._job.shared_ok:
+            device_state.require_alone(self._watch)
+        self._allowed = memory.cap_device(self._device, self._job.memory_bytes)
+        self._settings.enter_context(attention.preferred(self._device))
+        self.environment["attention"] = attention.chosen(
+            self._job.config.shape,
+            seq_len=self._job.config.recipe.seq_len,
+            dtype=torch.float32 if self._job.precision == "fp32" else torch.bfloat16,
+            device=self._device,
+        )
+
+    def watch_load(self) -> None:
+        """From now on, notice the load of other processes."""
+        self._load = measuring.OtherLoad()
+
+    def alone(self) -> bool:
+        """Look at the device after a window; whether that window's speed is to be kept: nobody else was there."""
+        state = self._watch.state() if self._watch else None
+        if state is None:
+            return True
+        if state.other_processes and not self._job.shared_ok:
+            return False
+        self._states.append(state)
+        return True
+
+    def check_memory(self) -> None:
+        """Raises OverCap where a job on a CPU has taken more than its cap; on CUDA the allocator sees to that."""
+        cap, peak = self._job.memory_bytes, measuring.peak_memory_bytes(self._device)
+        if self._device.type == "cuda" or cap is None or peak is None:
+            return
+        if peak - self._resident > cap:
+            raise memory.OverCap(f"{peak - self._resident:,} bytes taken, {cap:,} allowed")
+
+    def note_boundary(self, error: BaseException) -> None:
+        """Record where a job ran out of memory."""
+        self.environment["out_of_memory"] = {
+            "batch_size": self._job.execution.batch_size,
+            "bytes": measuring.peak_memory_bytes(self._device),
+            "allowed_bytes": self._job.memory_bytes if self._allowed is None else self._allowed,
+            "error": str(error).strip().split("\n", 1)[0],
+        }
+
+    def summarise(self, windows: Iterable[tuple[int, float]]) -> SpeedSummary | None:
+        """The job's speed from windows of (steps, seconds), None where they are too few."""
+        recipe = self._job.config.recipe
+        return measuring.summarise(
+            list(windows),
+            tokens_per_step=recipe.tokens_per_step,
+            flops_per_token=self._job.config.shape.train_flops_per_token(recipe.seq_len),
+            peak_tflops=self._peak.tflops if self._peak else None,
+        )
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """The job's, once it is closed."""
+        return self._peak_memory_bytes
+
+    def close(self, *, ended: bool) -> None:
+        """Record what was seen and give the job's memory back, which nothing may refer to any more.
+
+        A job that hasn't `ended` by itself leaves no record, and an exception may still refer to what it held.
+        """
+        self._settings.close()
+        self._peak_memory_bytes = measuring.peak_memory_bytes(self._device)
+        others = self._load.cores() if self._load and self._device.type == "cpu" else 0.0
+        if others > LOADED_CORES:
+            self.notes.append(f"other processes kept {others:.1f} CPU cores busy while the trial ran")
+        state = device_state.worst(self._states)
+        compiled = {"graph_breaks": graph_breaks(), "compiled_graphs": compiled_graphs()}
+        self.environment |= {
+            **compiled,
+            "device_state": state.to_dict() if state else None,
+            "allocated_bytes_after": between_jobs.clear_up(self._device, ended=ended),
+        }

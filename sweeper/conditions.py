@@ -1,0 +1,109 @@
+"""Doubts about how a trial came to be run: in which precision, on a device in which state, at whose learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sweeper.labels import listed
+from sweeper.observations import Measured, Record, resolution
+from sweeper.records import Config
+
+POWER_CAP = "power cap"
+"""The name that `runners.device_state` gives the commonest reason to slow down."""
+
+
+def precision_doubts(m: Measured, names: Mapping[str, str]) -> list[str]:
+    """Where bf16 stands in for FP8, where trials of a config were resolved differently, where nothing is in FP8."""
+    return [*_retried(m, names), *_apart(m, names), *_nothing_converted(m)]
+
+
+def _retried(m: Measured, names: Mapping[str, str]) -> list[str]:
+    retried = [r for r in m.finals if r["recipe"]["precision"] == "fp8" and resolution(r).precision == "bf16"]
+    if not retried:
+        return []
+    return [
+        f"FP8 gave no finite loss in {len(retried)} of {len(m.finals)} trials ({_named(retried, names)}), which were "
+        "trained in bf16: loss and speed there are bf16's. A lower learning rate may train them in FP8."
+    ]
+
+
+def _apart(m: Measured, names: Mapping[str, str]) -> list[str]:
+    if not m.apart:
+        return []
+    precisions = {r["config_id"]: resolution(r).precision or r["recipe"]["precision"] for r in m.finals}
+    by_precision = [r for r in m.apart if _precision(r) != precisions.get(r["config_id"], _precision(r))]
+    by_steps = [r for r in m.apart if not any(r is one for one in by_precision)]
+    doubts = []
+    if by_precision:
+        doubts.append(
+            f"{_trials(by_precision)} of {_named(by_precision, names)} computed in another precision than the others "
+            f"of the config ({listed(sorted({_precision(r) for r in by_precision}))}, as after a NaN under FP8) and "
+            "aren't pooled with them. `precision: bf16` trains all alike."
+        )
+    if by_steps:
+        doubts.append(
+            f"{_trials(by_steps)} of {_named(by_steps, names)} had other steps than the others of the config, as their "
+            "minutes were resolved from another speed, and aren't pooled with them. `sweeper run --fresh` trains all "
+            "alike."
+        )
+    return doubts
+
+
+def _precision(record: Record) -> str:
+    return resolution(record).precision or str(record["recipe"]["precision"])
+
+
+def _trials(records: Sequence[Record]) -> str:
+    return "1 trial" if len(records) == 1 else f"{len(records)} trials"
+
+
+def _named(records: Sequence[Record], names: Mapping[str, str]) -> str:
+    return listed(list(dict.fromkeys(names.get(r["config_id"], r["config_id"]) for r in records)))
+
+
+def _nothing_converted(m: Measured) -> list[str]:
+    reports = [r["environment"].get("precision") or {} for r in m.finals]
+    bare = [one for one in reports if one.get("name") == "fp8" and one.get("total") and one.get("converted") == 0]
+    if not bare:
+        return []
+    why = next((str(one["kept_out"][0]) for one in bare if one.get("kept_out")), "")
+    return [
+        f"{len(bare)} of {len(m.finals)} trials were to compute in FP8 and had no matmul converted"
+        f"{f' ({why})' if why else ''}: they computed in bf16. `fp8_filter: none` converts all that is aligned."
+    ]
+
+
+def device_state_doubts(records: Sequence[Record]) -> list[str]:
+    """Where a device was shared with other processes, or slowed itself down, while it was timed."""
+    states = [r["environment"].get("device_state") or {} for r in records if r.get("environment")]
+    shared = [state["other_processes"] for state in states if state.get("other_processes")]
+    reasons = [set(state.get("throttle_reasons") or ()) for state in states]
+    # At its power cap a device is as it should be under load, as long as that goes for all.
+    usual = {POWER_CAP} if reasons and all(POWER_CAP in some for some in reasons) else set()
+    throttled = [some - usual for some in reasons if some - usual]
+    doubts = []
+    if shared:
+        doubts.append(
+            f"{len(shared)} of {len(records)} jobs were timed on a device that other processes used (up to "
+            f"{max(shared)} of them): their speed is a lower bound. Measure on a device of its own."
+        )
+    if throttled:
+        doubts.append(
+            f"The device slowed itself down in {len(throttled)} of {len(records)} jobs "
+            f"({listed(sorted(set().union(*throttled)))}): compare speeds measured cool, or at fixed clocks."
+        )
+    return doubts
+
+
+def unscaled_doubts(configs: Sequence[Config]) -> list[str]:
+    """Where one learning rate serves several shapes without being scaled: AdamW, the standard parametrization."""
+    unscaled = [c for c in configs if c.recipe.optimizer.name == "adamw" and c.recipe.optimizer.base is None]
+    depths = len({config.shape.n_layers for config in unscaled})
+    widths = len({config.shape.d_model for config in unscaled})
+    over = [f"{n} {what}" for n, what in ((widths, "widths"), (depths, "depths")) if n > 1]
+    if not over:
+        return []
+    return [
+        f"One learning rate serves {' and '.join(over)}: in part it's the rate that is ranked. `parametrization: "
+        "completep` scales it with the shape; `optimizer.lr` as an axis tries several."
+    ]

@@ -1,0 +1,85 @@
+"""The ledger's lines: what was asked, what came out, when a run started. Events go in and come out unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from sweeper.records import (
+    SCHEMA,
+    UNRESOLVED,
+    Config,
+    Event,
+    Execution,
+    Failed,
+    Final,
+    Job,
+    Resolved,
+    Rung,
+    Speed,
+    SpeedSummary,
+    without_none,
+)
+
+
+def started_record(*, devices: int, command: str) -> dict[str, Any]:
+    """The line of a run that starts: it holds `devices` until its last outcome. `command` is "" where unknown."""
+    return {"schema": SCHEMA, "type": "started", "devices": devices, "command": command}
+
+
+def asked_record(job: Job) -> dict[str, Any]:
+    """The line of a job that is about to be handed out."""
+    own = {"device": None, "attempt": job.attempt, "job": job.to_dict()}
+    return {"schema": SCHEMA, "type": "asked", **job.ids(), **own}
+
+
+def event_record(event: Event) -> dict[str, Any]:
+    """The ledger line of an event, without its time: ids, device, seed, config and the event's own fields."""
+    job = event.job
+    own = {
+        key: asdict(value) if isinstance(value, SpeedSummary) else value
+        for key, value in vars(event).items()
+        if key not in ("job", "type")
+    }
+    device = event.environment.get("device") if not isinstance(event, Rung) else None
+    record = {"schema": SCHEMA, "type": event.type, **job.ids(), "device": device, "attempt": job.attempt}
+    if not isinstance(event, Rung):
+        record |= {"seed": job.seed, **job.config.to_dict(), "execution": asdict(job.execution)}
+        if job.resolved != UNRESOLVED:
+            record["resolved"] = without_none(asdict(job.resolved))
+        if job.memory_bytes is not None:
+            record["memory_bytes"] = job.memory_bytes
+        record["params"] = asdict(job.config.shape.params)
+    return {**record, **own}
+
+
+def event_from_record(record: Mapping[str, Any]) -> Event | None:
+    """The event of a ledger line, so that resume can replay it; None for lines that are no event of an outcome."""
+    kind = _OUTCOMES.get(record["type"])
+    if kind is None:
+        return None
+    job = Job(
+        kind="train" if "trial_id" in record else "speed",
+        config=Config.from_dict(record),
+        execution=Execution(**record["execution"]),
+        seed=record["seed"],
+        attempt=record["attempt"],
+        memory_bytes=record.get("memory_bytes"),
+        resolved=Resolved(**record.get("resolved", {})),
+    )
+    fields = {key: record[key] for key in kind.__dataclass_fields__ if key in record and key != "type"}
+    if fields.get("speed"):
+        fields["speed"] = SpeedSummary(**{**fields["speed"], "windows": tuple(fields["speed"]["windows"])})
+    if "curve" in fields:
+        fields["curve"] = tuple((tokens, loss) for tokens, loss in fields["curve"])
+        fields["notes"] = tuple(fields["notes"])
+    event: Event = kind(job=job, **fields)
+    return event
+
+
+_OUTCOMES: Mapping[str, type[Speed] | type[Final] | type[Failed]] = {
+    "speed": Speed,
+    "final": Final,
+    "failed": Failed,
+}

@@ -1,0 +1,42 @@
+"""Run folders as commands speak of them: shown from here, refused where they can't be used, their profile."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sweeper.errors import UsageError
+from sweeper.run_folder import RunFolder
+
+
+@contextmanager
+def results_in(folder: Path) -> Iterator[None]:
+    """Say of a run folder that can't be used what is wrong with it. Other OSErrors pass."""
+    try:
+        yield
+    except OSError as error:
+        path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+        if path is None or not (path.is_relative_to(folder) or folder.is_relative_to(path)):
+            raise
+        raise UsageError(
+            f"{path}: {error.strerror}, so results can't be kept in {shown(folder)}: "
+            "name another folder with --out, one that can be written"
+        ) from None
+
+
+def profile_of(folder: RunFolder) -> str:
+    """The profile that a run folder's plan names; where that can't be read, the folder is named for it."""
+    try:
+        profile = json.loads(folder.plan.read_text(encoding="utf-8"))["profile"]
+    except (OSError, ValueError, KeyError, TypeError):
+        profile = None
+    return profile if isinstance(profile, str) else folder.root.name
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,128 @@
+"""What `sweeper train` makes of its flags: a study of one config, under the same checks as any study."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from model.shape import Shape
+from sweeper.arguments import BASE_FIELDS, LENGTHS, OPTIMIZER_NUMBERS
+from sweeper.errors import Fault, StudyFaults, UsageError
+from sweeper.machine import job_gpus
+from sweeper.shape_command import counts, preset, shape_or_faults
+from sweeper.study.loader import load
+from sweeper.study.schema import EMBEDDED_DATA, LoadedStudy
+
+DEFAULT_TOKENS = "60M"
+_PLAIN = ("tokens_per_step", "tokens", *LENGTHS, "eval_tokens", "fp8_backend", "fp8_filter")
+_BASE = "trial.optimizer.base"
+_FLAGS = {"trial.optimizer.name": "optimizer", _BASE: " --".join(f"base_{name}" for name in BASE_FIELDS[:2])}
+"""Flags that are called otherwise than the last word of what they set in the study."""
+
+
+def train_study(flags: Mapping[str, Any]) -> LoadedStudy:
+    """The study. Raises UsageError with all that is wrong with the flags, each with what would be right."""
+    shape, faults = shape_or_faults(flags)
+    if flags["use_fp8"] and flags["precision"] not in (None, "fp8"):
+        faults.append(f"--use_fp8 and --precision {flags['precision']}: one excludes the other; leave one of them out")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "train.yaml"
+        file.write_text(yaml.safe_dump(_document(flags, shape), allow_unicode=True), encoding="utf-8")
+        try:
+            loaded = load(file)
+        except StudyFaults as error:
+            faults += [f"--{_flag(fault)}: {fault.message}" for fault in error.faults]
+    if faults:
+        raise UsageError("\n".join(faults))
+    return loaded
+
+
+def _flag(fault: Fault) -> str:
+    """The flag that set what is wrong."""
+    if fault.path.startswith(f"{_BASE}."):
+        return f"base_{fault.path.rpartition('.')[2]}"
+    return _FLAGS.get(fault.path) or fault.path.partition("[")[0].removesuffix(".fastest").rpartition(".")[2]
+
+
+def gave_way(flags: Mapping[str, Any], shape: Shape) -> str:
+    """A sentence where the preset's heads couldn't split the width that flags ask for, "" where they could."""
+    own = preset(flags)["model"]
+    asked = [name for name in ("n_heads", "head_dim", "n_kv_heads", "kv_groups") if flags.get(name) is not None]
+    if asked or shape.d_model % own["n_heads"] == 0:
+        return ""
+    taken = ", ".join(f"{name} {getattr(shape, name)}" for name in ("n_heads", "head_dim", "n_kv_heads"))
+    return f"--d_model {shape.d_model} can't be split over {own['n_heads']} heads; taken instead: {taken}"
+
+
+def _document(flags: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    data = Path(flags["data"])
+    here = flags["data"] not in EMBEDDED_DATA and data.exists()
+    given = {name: _number(flags[name]) for name in _PLAIN if flags[name] is not None}
+    if not any(name in given for name in ("tokens", *LENGTHS)):
+        given["tokens"] = DEFAULT_TOKENS
+    return {
+        "name": "train",
+        "question": f"How well and how fast does {shape.n_layers} × {shape.d_model} train?",
+        "model": {key: value for key, value in shape.to_dict().items() if key != "head_dim"},
+        "budget": {"memory": flags["memory"]} if flags["memory"] is not None else {},
+        "trial": {
+            **_steps(flags, seq_len=_count(flags, "seq_len", 1024)),
+            **given,
+            "seq_len": _count(flags, "seq_len", 1024),
+            "seeds": _count(flags, "seeds", 1),
+            "data": str(data.absolute()) if here else flags["data"],
+            "precision": "fp8" if flags["use_fp8"] else flags["precision"] or "bf16",
+            "compile": flags["compile"],
+            "optimizer": _optimizer(flags),
+        },
+        "resources": {"gpus": job_gpus(None), "allow_shared": flags["allow_shared"]},
+    }
+
+
+def _count(flags: Mapping[str, Any], name: str, default: int) -> int:
+    """A count; where it is faulty, and was reported, a sound one in its place, so that the rest can be checked."""
+    value: int | None = flags[name]
+    return value if value is not None and value >= 1 else default
+
+
+def _steps(flags: Mapping[str, Any], *, seq_len: int) -> dict[str, Any]:
+    """Micro-batch and tokens per step, from the preset where flags don't say."""
+    own = preset(flags)["trial"]
+    sizes = counts(flags["batch_size"])
+    sound = sizes if sizes and min(sizes) >= 1 else [own["batch_size"]]
+    if len(sound) > 1:
+        # A ladder's step is the same on each rung: the preset's, unless flags say otherwise.
+        step = {} if flags["tokens_per_step"] else {"tokens_per_step": math.prod((*own.values(), seq_len))}
+        accumulation = {} if flags["grad_accum_steps"] is None else {"grad_accum_steps": flags["grad_accum_steps"]}
+        return {"batch_size": {"fastest": sound}, **step, **accumulation}
+    if flags["tokens_per_step"] is not None and flags["grad_accum_steps"] is None:
+        return {"batch_size": sound[0]}
+    return {
+        "batch_size": sound[0],
+        "grad_accum_steps": _count(flags, "grad_accum_steps", own["grad_accum_steps"]),
+    }
+
+
+def _optimizer(flags: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"name": "optimizer", "parametrization": "parametrization", "batch_scaling": "batch_scaling"}
+    words = {name: flags[flag] for name, flag in names.items() if flags[flag] is not None}
+    numbers = {name: _number(flags[name]) for name in ("lr", *OPTIMIZER_NUMBERS) if flags[name] is not None}
+    base = {name: _number(flags[f"base_{name}"]) for name in BASE_FIELDS if flags[f"base_{name}"] is not None}
+    betas = {} if flags["betas"] is None else {"betas": [_number(beta) for beta in flags["betas"].split(",")]}
+    return {**words, **numbers, **betas, **({"base": base} if base else {})}
+
+
+def _number(text: str) -> int | float | str:
+    """A bare number as one, which YAML would write in quotes; with a unit, or wrong, it stays text."""
+    for kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            continue
+        return value if math.isfinite(value) else text
+    return text

@@ -1,0 +1,64 @@
+"""`sweeper doctor` on the machine that runs the tests, and probes that misbehave."""
+
+import json
+import os
+import sys
+
+import pytest
+
+from runners import probes
+from sweeper.cli import main
+
+
+def test_this_machine_can_run_studies(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["can_run"]
+    states = {finding["name"]: finding["state"] for finding in answer["findings"]}
+    for name in (
+        "Python",
+        "torch",
+        "packages",
+        "torchao",
+        "torch.compile",
+        "Ray",
+        "MLflow",
+        "embedded data",
+        "results",
+    ):
+        assert states[name] == "ok", name
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_torch_no_study_runs(tmp_path, monkeypatch, capsys):
+    broken = tmp_path / "torch"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('libcudart.so.13: cannot open shared object file')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "✗ torch ImportError: libcudart.so.13: cannot open shared object file → " in said
+    assert "Studies don't run here: mend torch first." in said
+
+
+def test_a_compiler_that_is_missing_is_found_out(monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    assert "error" in probes.run("compile")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import time; time.sleep(60)", "no answer within 3 s"),
+        ("import os; os.abort()", "ended with code -6"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("print('loud'); raise ValueError('first\\nsecond')", "ValueError: first"),
+    ],
+)
+def test_a_probe_that_misbehaves_is_a_fact(tmp_path, monkeypatch, code, said):
+    (tmp_path / "torchao").mkdir()
+    (tmp_path / "torchao" / "__init__.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    assert probes.run("torchao", timeout_s=3)["error"].startswith(said)
