@@ -3,8 +3,8 @@
     python benchmarks/useful_fraction.py [--seconds S] [--out FILE]
 
 Eight shapes of equal training FLOPs, about S seconds each, on this machine's cores: by `sweeper run`, by a Ray Tune
-script that compiles whole models and by one that compiles block by block (`benchmarks/ray_script.py`), one after another,
-first with empty compile caches, then with what that left behind. Useful: scheduled optimizer steps and evaluation;
+script that compiles whole models and by one that compiles block by block (`benchmarks/ray_script.py`), one after
+another, first with empty compile caches, then with what that left behind. Useful: scheduled optimizer steps and evaluation;
 held: the whole wall-clock of the command, from its start to its end.
 """
 

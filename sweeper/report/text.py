@@ -183,12 +183,13 @@ def resolved_text(resolved: Mapping[str, Any]) -> str:
 
 
 def useful_sentence(useful: Useful) -> str:
-    """What part of the device time was of use, "" where no device was held."""
-    if useful.fraction is None:
+    """What part of the device time was of use, "" where no device was held for a second."""
+    if useful.fraction is None or useful.held_s < 1:
         return ""
+    size, unit = next((s, u) for s, u in ((3600, "hours"), (60, "minutes"), (1, "seconds")) if useful.held_s >= s)
     return (
-        f"Useful fraction {useful.fraction:.0%}: of {duration(useful.held_s)} that devices were held, "
-        f"{duration(useful.useful_s)} went into trials' own steps and evaluation."
+        f"Useful fraction {useful.fraction:.0%}: of {useful.held_s / size:.1f} device-{unit} that were held, "
+        f"{useful.useful_s / size:.1f} went into trials' own steps and evaluation."
     )
 
 

@@ -24,10 +24,11 @@ from sweeper.report.tables import (
     status_table,
     summary,
 )
-from sweeper.report.text import answer, noise_sentences, tie_groups
+from sweeper.report.text import answer, noise_sentences, resolved_text, tie_groups, useful_sentence
 from sweeper.search.driver import Driver
 from sweeper.search.grid import Grid
 from sweeper.search.resolving import MicroBatches
+from sweeper.useful import Useful
 
 
 def found(planned, records):
@@ -265,3 +266,21 @@ def test_tables_load_without_the_heavy_libraries():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_useful_fraction_is_said_in_a_unit_that_fits():
+    def said(held_s):
+        useful = Useful(fraction=0.5, useful_s=held_s / 2, held_s=held_s, runs=1, trials=())
+        return useful_sentence(useful).split(": ", 1)[1]
+
+    assert said(90.0).startswith("of 1.5 device-minutes that were held, 0.8 went")
+    assert said(30.0).startswith("of 30.0 device-seconds that were held, 15.0 went")
+    assert said(7200.0).startswith("of 2.0 device-hours that were held, 1.0 went")
+    nothing = Useful(fraction=None, useful_s=0.0, held_s=0.0, runs=0, trials=())
+    assert useful_sentence(nothing) == ""
+
+
+def test_what_was_resolved_is_said_in_few_words():
+    assert resolved_text({}) == ""
+    resolved = {"batch_size": 16, "precision": "fp8", "steps": 1220, "tokens": 99}
+    assert resolved_text(resolved) == "batch 16, fp8, 1,220 steps"
