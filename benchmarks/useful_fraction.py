@@ -4,8 +4,8 @@
 
 Eight shapes of equal training FLOPs, about S seconds each, on this machine's cores: by `sweeper run`, by a Ray Tune
 script that compiles whole models and by one that compiles block by block (`benchmarks/ray_script.py`), one after
-another, first with empty compile caches, then with what that left behind. Useful: scheduled optimizer steps and evaluation;
-held: the whole wall-clock of the command, from its start to its end.
+another, first with empty compile caches, then with what that left behind. Useful are scheduled optimizer steps and
+evaluation; held is the whole wall-clock of the command, from its start to its end.
 """
 
 from __future__ import annotations
