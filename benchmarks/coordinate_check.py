@@ -60,6 +60,8 @@ WIDTH = Scan(
 DEPTH = Scan(
     field="n_layers", sizes=(2, 4, 8, 16, 32), base=Base(n_layers=8, d_model=64, ffn_hidden=128), lr=5e-4, steps=8
 )
+"""Learning rate, steps and base were chosen after some trials; `results/README.md` says how much hangs on them."""
+
 CHECKS = (
     (WIDTH, "completep", 1),
     (DEPTH, "completep", 1),
