@@ -2,6 +2,7 @@
 
     python benchmarks/loss_variants.py [--device cpu|cuda] [--windows N] [--out FILE]
 
+`padded` rounds an odd vocabulary up to a multiple of 64 for the matmul, with a zero row for each word that isn't there.
 Variants take turns, so that a noisy machine disturbs all alike; ratios are paired. Memory is the peak beyond what was
 there before: reserved by the allocator on CUDA, resident in the process elsewhere.
 """
@@ -17,16 +18,18 @@ import torch.nn.functional as F  # noqa: N812
 from provenance import RESULTS, provenance
 
 from model.compile import forget_compiled
-from model.loss import make_loss
+from model.loss import ChunkedLoss, gradients_in_place, make_loss
 from runners.host_memory import keep_freed_memory, return_freed_memory
 from runners.measuring import device_kind, peak_memory_bytes, reset_peak_memory, synchronise
 
 CASES = {
-    "cpu": [(256, 96, 2048), (4096, 192, 4096), (32768, 256, 2048)],
+    "cpu": [(256, 96, 2048), (4096, 192, 4096), (32768, 256, 2048), (4099, 192, 4096), (32771, 256, 2048)],
     "cuda": [(32768, 768, 8192), (32768, 768, 32768), (50257, 768, 16384)],
 }
 """Vocabulary, width, rows."""
 VARIANTS = ("full", "linear", "chunked")
+PADDED = ("full, padded", "chunked, padded")
+MULTIPLE = 64
 
 
 def linear_loss(x_ND, weight_VD, targets_N):
@@ -37,13 +40,41 @@ def linear_loss(x_ND, weight_VD, targets_N):
     return F.linear_cross_entropy(x_ND.to(dtype), weight_VD.to(dtype), targets_N, options=options)
 
 
+def padded(name, vocab_size):
+    """The variant over a table with zero rows beyond the vocabulary, whose logits count for nothing."""
+    more = -vocab_size % MULTIPLE
+
+    def full(x_ND, weight_VD, targets_N):
+        logits = F.linear(x_ND, F.pad(weight_VD, (0, 0, 0, more)))
+        return F.cross_entropy(logits[:, :vocab_size].float(), targets_N)
+
+    def gradients(logits_NV, targets_N, scale):
+        loss = gradients_in_place(logits_NV[:, :vocab_size], targets_N, scale)
+        logits_NV[:, vocab_size:] = 0
+        return loss
+
+    if name == "full":
+        return torch.compile(full, fullgraph=True, dynamic=False)
+    chunked = ChunkedLoss(compiled=False)
+    chunked.gradients = torch.compile(gradients, fullgraph=True, dynamic=False)
+    return lambda x_ND, weight_VD, targets_N: chunked(x_ND, F.pad(weight_VD, (0, 0, 0, more)), targets_N)
+
+
+def variant(name, vocab_size):
+    """The loss called `name`, compiled. AttributeError where this torch doesn't have it."""
+    if name == "linear":
+        return linear_loss
+    kind, _, is_padded = name.partition(", ")
+    return padded(kind, vocab_size) if is_padded else make_loss(kind, compiled=True)
+
+
 def trainer(name, *, vocab_size, width, rows, device):
     """A function that does one forward and backward pass."""
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(rows, width, generator=draw).to(device).requires_grad_()
     weight = (torch.randn(vocab_size, width, generator=draw) * 0.02).to(device).requires_grad_()
     targets = torch.randint(vocab_size, (rows,), generator=draw).to(device)
-    loss = linear_loss if name == "linear" else make_loss(name, compiled=True)
+    loss = variant(name, vocab_size)
 
     def step():
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
@@ -78,7 +109,7 @@ def measure(case, device, windows):
     vocab_size, width, rows = case
     forget_compiled()
     steps = {}
-    for name in VARIANTS:
+    for name in VARIANTS + PADDED * (vocab_size % MULTIPLE > 0):
         try:
             steps[name] = trainer(name, vocab_size=vocab_size, width=width, rows=rows, device=device)
             steps[name]()

@@ -3,6 +3,7 @@
     sweeper      runners.training as a trial runs it
     huggingface  LlamaForCausalLM, SDPA attention, torch.compile of the whole model, fused AdamW
     plain        a straightforward loop in the manner of nanoGPT: torch.compile of the whole model, fused AdamW
+    autotuned    sweeper with Inductor's max-autotune (no CUDA graphs)
 
 A contestant takes its job on the command line and answers on standard output, one JSON object a line: first what its
 first step cost, then, for every number read from standard input, the seconds that so many steps took.
@@ -159,6 +160,13 @@ def _sweeper(task: Task, device: Any) -> tuple[Callable[[], None], int]:
     return step, shape.params.total
 
 
+def _autotuned(task: Task, device: Any) -> tuple[Callable[[], None], int]:
+    from torch._inductor import config
+
+    config.max_autotune = True
+    return _sweeper(task, device)
+
+
 def _huggingface(task: Task, device: Any) -> tuple[Callable[[], None], int]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -225,7 +233,7 @@ def _loop(task: Task, device: Any, model: Any, loss_of: Callable[..., Any]) -> t
     return step, sum(p.numel() for p in parameters)
 
 
-CONTESTANTS = {"sweeper": _sweeper, "huggingface": _huggingface, "plain": _plain}
+CONTESTANTS = {"sweeper": _sweeper, "huggingface": _huggingface, "plain": _plain, "autotuned": _autotuned}
 
 if __name__ == "__main__":
     main()

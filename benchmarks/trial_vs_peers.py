@@ -4,6 +4,8 @@
 
 All contestants of a shape are alive at once, each in a process of its own, and take turns, window by window, in an
 order that alternates; a ratio is paired within a window. Intervals are 95%, t, over the logs of the paired ratios.
+First steps are taken in turns too, each in a new process with an empty compile cache; one that isn't counted comes
+before all, so that none pays for reading libraries from disk.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import math
 import os
 import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +38,15 @@ DEPTHS = (6, 24)
 
 NAMES = ("sweeper", "huggingface", "plain")
 WINDOW_SECONDS = 1.5
+FIRST_STEPS = 3
+"""Of each contestant; the median counts."""
 WARM_UP_STEPS = 5
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--windows", type=int, default=11)
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--seq_len", type=int, default=512)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--shapes", default=",".join(SHAPES))
+    add_setting_options(parser)
     parser.add_argument("--out", type=Path, default=RESULTS / "trial_vs_peers.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -57,14 +57,25 @@ def main() -> None:
             "settings": {key: value for key, value in vars(arguments).items() if key != "out"},
             "shapes": {},
         }
+        first_step("sweeper", next(iter(tasks.values())), cache=Path(folder) / "not counted")
         for name, task in tasks.items():
             result["shapes"][name] = compare(task, folder=Path(folder) / name, windows=arguments.windows)
             print(name, json.dumps(result["shapes"][name]["ratios"]), flush=True)
         if set(tasks) == set(SHAPES):
             result["geometric_mean"] = geometric_means(result["shapes"])
-            result["first_step"] = first_steps(tasks["deep-narrow"], result["shapes"], folder=Path(folder))
+            result["first_step"] = first_steps(tasks["deep-narrow"], folder=Path(folder))
             print(json.dumps({key: result[key] for key in ("geometric_mean", "first_step")}, indent=2))
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def add_setting_options(parser: argparse.ArgumentParser) -> None:
+    """What is compared, where and how long."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--windows", type=int, default=15)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--seq_len", type=int, default=512)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--shapes", default=",".join(SHAPES))
 
 
 def write_shards(folder: Path) -> str:
@@ -135,19 +146,31 @@ def geometric_means(shapes: dict[str, Any]) -> dict[str, float]:
     return means
 
 
-def first_steps(deep: Task, shapes: dict[str, Any], *, folder: Path) -> dict[str, float]:
+def first_steps(deep: Task, *, folder: Path) -> dict[str, Any]:
     """Seconds of the first step, cold, by depth; Hugging Face's at the deepest."""
-    task = Task(**{**vars(deep), "shape": {**deep.shape, "n_layers": DEPTHS[0]}})
-    shallow = Contestant("sweeper", task, cache=folder / "shallow", threads=len(os.sched_getaffinity(0)))
-    shallow.close()
-    ours = {DEPTHS[0]: shallow.start["first_step_s"], DEPTHS[1]: shapes["deep-narrow"]["first_step_s"]["sweeper"]}
-    theirs = shapes["deep-narrow"]["first_step_s"]["huggingface"]
-    return {
-        **{f"sweeper_L{depth}_s": round(value, 2) for depth, value in ours.items()},
-        f"huggingface_L{DEPTHS[1]}_s": theirs,
-        "L24_to_L6": round(ours[24] / ours[6], 3),
-        "sweeper_to_huggingface_at_L24": round(ours[24] / theirs, 3),
+    shallow = replace(deep, shape={**deep.shape, "n_layers": DEPTHS[0]})
+    contestants = {
+        f"sweeper_L{DEPTHS[0]}": ("sweeper", shallow),
+        f"sweeper_L{DEPTHS[1]}": ("sweeper", deep),
+        f"huggingface_L{DEPTHS[1]}": ("huggingface", deep),
     }
+    taken: dict[str, list[float]] = {label: [] for label in contestants}
+    for turn in range(FIRST_STEPS):
+        for label, (name, task) in contestants.items():
+            taken[label].append(round(first_step(name, task, cache=folder / f"{label}-{turn}"), 2))
+    ours_shallow, ours_deep, theirs = (statistics.median(values) for values in taken.values())
+    return {
+        "seconds": taken,
+        "L24_to_L6": round(ours_deep / ours_shallow, 3),
+        "sweeper_to_huggingface_at_L24": round(ours_deep / theirs, 3),
+    }
+
+
+def first_step(name: str, task: Task, *, cache: Path) -> float:
+    """Seconds of the first step of a new process."""
+    contestant = Contestant(name, task, cache=cache, threads=len(os.sched_getaffinity(0)))
+    contestant.close()
+    return float(contestant.start["first_step_s"])
 
 
 if __name__ == "__main__":

@@ -41,7 +41,6 @@ class ChunkedLoss:
 
     def __init__(self, *, compiled: bool) -> None:
         self.gradients = _compiled(gradients_in_place) if compiled else gradients_in_place
-        self.losses = _compiled(sum_of_losses) if compiled else sum_of_losses
 
     def __call__(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
         """The loss."""
@@ -84,14 +83,15 @@ def _chunks(x: Tensor, weight: Tensor) -> tuple[range, int]:
 
 
 def _loss(x: Tensor, weight: Tensor, targets: Tensor, parts: ChunkedLoss) -> Tensor:
+    """The loss alone, by the kernel that training has compiled: what that leaves in the logits isn't used."""
     starts, rows = _chunks(x, weight)
     logits = x.new_empty(rows, len(weight))
     loss = torch.zeros((), device=x.device)
     for start in starts:
         chunk = x[start : start + rows]
         part = torch.mm(chunk, weight.t(), out=logits[: len(chunk)])
-        loss += parts.losses(part, targets[start : start + rows])
-    return loss / len(x)
+        loss += parts.gradients(part, targets[start : start + rows], 1 / len(x))
+    return loss
 
 
 def _loss_and_gradients(
@@ -115,11 +115,6 @@ def _loss_and_gradients(
     return loss, x_grad, weight_grad
 
 
-def sum_of_losses(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-    """The rows' cross-entropies, summed."""
-    return F.cross_entropy(logits_NV.float(), targets_N, reduction="sum")
-
-
 def gradients_in_place(logits_NV: Tensor, targets_N: Tensor, scale: float) -> Tensor:
     """The rows' cross-entropies × scale, summed; the logits are overwritten with the gradient of that."""
     wide = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
@@ -131,6 +126,16 @@ def gradients_in_place(logits_NV: Tensor, targets_N: Tensor, scale: float) -> Te
     hit = columns == targets_N[:, None]
     logits_NV.copy_((exponentials / total - hit.to(wide.dtype)) * scale)
     return loss
+
+
+def value_of(loss: Loss, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """What `loss` is, for who doesn't differentiate it, without compiling anything that training hasn't.
+
+    By chunks no gradient is taken then; the full loss takes none before its backward pass anyway.
+    """
+    if isinstance(loss, ChunkedLoss):
+        x_ND, weight_VD = x_ND.detach(), weight_VD.detach()
+    return loss(x_ND, weight_VD, targets_N).detach()
 
 
 LOSS_ON = {"cpu": "chunked", "cuda": "full"}

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from model.loss import Loss, full_loss
+from model.attention import causal_attention
+from model.loss import Loss, full_loss, value_of
 from model.parametrization import Parametrization, standard
 from model.shape import Shape
 
@@ -66,13 +67,7 @@ class Attention(nn.Module):
         heads = (self.heads, self.kv_heads, self.kv_heads)
         qkv = self.qkv(x_BTD).view(B, T, sum(heads), self.head_dim).transpose(1, 2)
         q_BHTC, k_BKTC, v_BKTC = qkv.split(heads, dim=1)
-        mixed_BHTC = F.scaled_dot_product_attention(
-            rotate(q_BHTC, cos_TC, sin_TC),
-            rotate(k_BKTC, cos_TC, sin_TC),
-            v_BKTC,
-            is_causal=True,
-            enable_gqa=self.kv_heads != self.heads,
-        )
+        mixed_BHTC = causal_attention(rotate(q_BHTC, cos_TC, sin_TC), rotate(k_BKTC, cos_TC, sin_TC), v_BKTC)
         return self.out(mixed_BHTC.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -125,6 +120,10 @@ class Head(nn.Module):
         """Mean cross-entropy, nats per token, in fp32."""
         return self.cross_entropy(self.norm(x_BTD).flatten(0, 1), self.weight, targets_BT.flatten())
 
+    def loss_value(self, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        """The same for who doesn't differentiate it."""
+        return value_of(self.cross_entropy, self.norm(x_BTD).flatten(0, 1), self.weight, targets_BT.flatten())
+
 
 class Transformer(nn.Module):
     """The decoder. `seq_len` sizes the rotary tables, which are buffers and no parameters."""
@@ -156,6 +155,10 @@ class Transformer(nn.Module):
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross-entropy of `targets_BT` (B, T), nats per token."""
         return self.head.loss(self.hidden(tokens_BT), targets_BT)
+
+    def loss_value(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """The same for who doesn't differentiate it; with gradients enabled, through the graphs of training."""
+        return self.head.loss_value(self.hidden(tokens_BT), targets_BT)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

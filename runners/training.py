@@ -103,10 +103,11 @@ class Training:
 def evaluate(training: Training, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, int]:
     """Mean loss in nats over all targets of `batches`, and their number.
 
-    Full batches go through the forward graph that training compiled (gradients on, never used): a graph without
-    gradients would have to be compiled first, which costs more than it saves. A smaller last batch runs uncompiled.
+    Full batches go through the graphs that training compiled (gradients on, none taken): graphs without gradients
+    would have to be compiled first, which costs more than they save. A smaller last batch runs uncompiled. The device
+    is waited for once, at the end.
     """
-    total, count = 0.0, 0
+    total, count = torch.zeros((), dtype=torch.float64, device=training.device), 0
     for inputs_BT, targets_BT in batches:
         whole = len(inputs_BT) == training.job.execution.batch_size
         with (
@@ -114,7 +115,6 @@ def evaluate(training: Training, batches: Iterator[tuple[Tensor, Tensor]]) -> tu
             torch.set_grad_enabled(whole),
             training.autocast(),
         ):
-            loss = training.model.loss(inputs_BT, targets_BT).detach()
-        total += loss.item() * targets_BT.numel()
+            total += training.model.loss_value(inputs_BT, targets_BT).double() * targets_BT.numel()
         count += targets_BT.numel()
-    return total / count, count
+    return total.item() / count, count

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import loss as losses
-from model.compile import forget_compiled
+from model.compile import compiled_graphs, forget_compiled
 
 VARIANTS = ("full", "chunked")
 
@@ -85,22 +85,27 @@ def test_extreme_logits_neither_overflow_nor_vanish():
             assert value.item() == pytest.approx(wanted, abs=1e-6)
 
 
+class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    """Bytes of the largest tensor that operators make, and how many matmuls there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = self.matmuls = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        self.matmuls += operator.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        for tensor in result if isinstance(result, tuple) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.untyped_storage().nbytes())
+        return result
+
+
 def largest_tensor(loss, x, weight, targets):
     """Bytes of the largest tensor that a forward and backward pass allocates."""
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-            nonlocal largest
-            result = operator(*args, **(kwargs or {}))
-            for tensor in result if isinstance(result, tuple) else (result,):
-                if isinstance(tensor, torch.Tensor):
-                    largest = max(largest, tensor.untyped_storage().nbytes())
-            return result
-
-    with Watch():
+    with Watch() as watch:
         value_and_gradients(loss, x, weight, targets)
-    return largest
+    return watch.largest
 
 
 def test_chunks_hold_no_tensor_of_the_size_of_all_logits():
@@ -108,6 +113,31 @@ def test_chunks_hold_no_tensor_of_the_size_of_all_logits():
     logits_bytes = 4 * 4096 * 4096
     assert largest_tensor(losses.make_loss("full", compiled=False), x, weight, targets) >= logits_bytes
     assert largest_tensor(losses.make_loss("chunked", compiled=False), x, weight, targets) <= logits_bytes / 8
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_value_alone_compiles_nothing_that_training_has_not(name):
+    forget_compiled()
+    x, weight, targets = inputs(600, 16, 300)
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+    loss = losses.make_loss(name, compiled=True)
+    trained = loss(x, weight, targets)
+    graphs = compiled_graphs()
+    value = losses.value_of(loss, x, weight, targets)
+    assert compiled_graphs() == graphs > 0
+    assert not value.requires_grad
+    assert value.item() == pytest.approx(trained.item(), rel=1e-6)
+
+
+def test_by_chunks_the_value_alone_takes_no_gradients():
+    x, weight, targets = inputs(1024, 16, 4096)
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+    loss = losses.make_loss("chunked", compiled=False)
+    with Watch() as training:
+        loss(x, weight, targets)
+    with Watch() as evaluation:
+        losses.value_of(loss, x, weight, targets)
+    assert (training.matmuls, evaluation.matmuls) == (6, 2)
 
 
 def test_each_type_of_device_has_a_variant_that_exists():

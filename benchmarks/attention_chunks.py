@@ -1,0 +1,90 @@
+"""Causal attention on a CPU: one call, against chunks of queries that leave out the keys behind them.
+
+    python benchmarks/attention_chunks.py [--windows N] [--out FILE]
+
+Forward and backward, compiled, in fp32 with one KV head; all take turns, ratios are paired. `model/attention.py` takes
+its limits from what this finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from provenance import RESULTS, provenance
+
+from model.attention import attention_in_chunks
+from model.compile import forget_compiled
+from runners.measuring import device_kind
+
+CASES = ((8, 4, 128, 32), (8, 3, 256, 32), (8, 2, 512, 64), (8, 5, 512, 64), (2, 12, 1024, 64))
+"""Sequences, query heads, positions, head size."""
+CHUNKS = (1, 2, 4, 8)
+PASSES = 3
+Pass = Callable[[], None]
+
+
+def make_pass(case: tuple[int, int, int, int], chunks: int) -> Pass:
+    """One forward and backward pass in so many chunks, compiled."""
+    B, H, T, C = case
+    q = torch.randn(B, H, T, C, requires_grad=True)
+    k, v = (torch.randn(B, 1, T, C, requires_grad=True) for _ in range(2))
+    outer = torch.randn(B, H, T, C)
+    compiled = torch.compile(attention_in_chunks, fullgraph=True, dynamic=False)
+
+    def one_pass() -> None:
+        torch.autograd.grad(compiled(q, k, v, chunks=chunks), (q, k, v), outer)
+
+    one_pass()
+    return one_pass
+
+
+def seconds(one_pass: Pass) -> float:
+    """Of a pass, over a few."""
+    start = time.perf_counter()
+    for _ in range(PASSES):
+        one_pass()
+    return (time.perf_counter() - start) / PASSES
+
+
+def measure(case: tuple[int, int, int, int], windows: int) -> dict[str, Any]:
+    """Milliseconds of each number of chunks, and its speed against one call."""
+    taken: dict[int, list[float]] = {chunks: [] for chunks in CHUNKS}
+    forget_compiled()
+    passes = {chunks: make_pass(case, chunks) for chunks in CHUNKS}
+    for window in range(windows):
+        for chunks in CHUNKS if window % 2 else reversed(CHUNKS):
+            taken[chunks].append(seconds(passes[chunks]))
+    return {
+        str(chunks): {
+            "ms": round(1000 * statistics.median(taken[chunks]), 3),
+            "speed_to_one_call": round(
+                statistics.median(one / own for one, own in zip(taken[1], taken[chunks], strict=True)), 3
+            ),
+        }
+        for chunks in CHUNKS
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--windows", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=RESULTS / "attention_chunks.json")
+    arguments = parser.parse_args()
+    result: dict[str, Any] = {**provenance("torch"), "device": device_kind(torch.device("cpu")), "cases": []}
+    for case in CASES:
+        found = measure(case, arguments.windows)
+        result["cases"].append(dict(zip(("sequences", "heads", "positions", "head_dim"), case, strict=True)) | found)
+        print(case, found, flush=True)
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Causal attention against its definition in fp64, on both sides of where a CPU takes it in chunks."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from model.attention import CHUNKS, FEWEST_POSITIONS, KEYS_AT_A_TIME, causal_attention
+
+CHUNKED = (FEWEST_POSITIONS, 300, KEYS_AT_A_TIME)
+WHOLE = (1, 7, FEWEST_POSITIONS - CHUNKS, FEWEST_POSITIONS + 1, KEYS_AT_A_TIME + CHUNKS)
+
+
+def inputs(T, *, heads=4, kv_heads=2, C=16, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, n, T, C, generator=draw, requires_grad=True) for n in (heads, kv_heads, kv_heads)]
+
+
+def definition(q, k, v):
+    """softmax(q k' / √C) v over the positions up to one's own, each KV head for as many query heads in a row."""
+    q, k, v = q.double(), *(one.double().repeat_interleave(q.shape[1] // k.shape[1], dim=1) for one in (k, v))
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    return torch.softmax(scores.masked_fill(later, -math.inf), dim=-1) @ v
+
+
+@pytest.mark.parametrize("T", CHUNKED + WHOLE)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 1), (2, 2)])
+def test_values_and_gradients_are_those_of_the_definition(T, heads, kv_heads):
+    qkv = inputs(T, heads=heads, kv_heads=kv_heads)
+    outer = torch.randn(2, heads, T, 16, generator=torch.Generator().manual_seed(1))
+    exact = definition(*qkv)
+    wanted = torch.autograd.grad(exact, qkv, outer.double())
+    found = causal_attention(*qkv)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+    for own, other in zip(torch.autograd.grad(found, qkv, outer), wanted, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("T", CHUNKED + WHOLE)
+def test_a_later_key_or_value_changes_nothing_before_it(T):
+    q, k, v = inputs(T)
+    at = T // 2
+    k_after, v_after = k.clone(), v.clone()
+    k_after[:, :, at] += 1
+    v_after[:, :, at] -= 1
+    before, after = causal_attention(q, k, v), causal_attention(q, k_after, v_after)
+    torch.testing.assert_close(before[:, :, :at], after[:, :, :at])
+    assert (before[:, :, at:] - after[:, :, at:]).abs().amax(dim=(0, 1, 3)).min() > 1e-4
+
+
+@pytest.mark.parametrize("T", CHUNKED + WHOLE)
+def test_no_chunk_reads_keys_beyond_its_end(T, monkeypatch):
+    seen = []
+    whole = F.scaled_dot_product_attention
+
+    def watch(q, k, v, **settings):
+        seen.append((q.shape[2], k.shape[2]))
+        return whole(q, k, v, **settings)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watch)
+    causal_attention(*inputs(T))
+    work = sum(queries * keys for queries, keys in seen) / T**2
+    assert work == ((CHUNKS + 1) / (2 * CHUNKS) if T in CHUNKED else 1)
