@@ -2,10 +2,10 @@
 
     python benchmarks/useful_fraction.py [--seconds S] [--out FILE]
 
-Eight shapes of equal training FLOPs, about S seconds each, on this machine's cores: by `sweeper run`, by a Ray Tune
-script that compiles whole models and by one that compiles block by block (`benchmarks/ray_script.py`), one after
-another, first with empty compile caches, then with what that left behind. Useful are scheduled optimizer steps and
-evaluation; held is the whole wall-clock of the command, from its start to its end.
+Eight shapes of equal training FLOPs, S seconds each on average (a short run of the same study says how many FLOPs that
+is on this machine): by `sweeper run`, by a Ray Tune script that compiles whole models and by one that compiles block by
+block (`benchmarks/ray_script.py`), one after another, first with empty compile caches, then with what that left behind.
+Useful are scheduled optimizer steps and evaluation; held is the whole wall-clock of the command, from start to end.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 
 from provenance import RESULTS, ROOT, provenance
 
-FLOPS_PER_S = 50e9
-"""Roughly what two cores of this kind achieve: it only sets how long a trial is."""
+CALIBRATED_FLOPS = 3e11
+"""Of the trials that say how fast this machine is, a few seconds each."""
 
 STUDY = """\
 name: useful-fraction
@@ -58,7 +58,8 @@ def main() -> None:
     arguments = parser.parse_args()
     result: dict[str, Any] = {**provenance("torch", "ray", "mlflow"), "runs": {}}
     with tempfile.TemporaryDirectory() as folder:
-        setting = prepare(Path(folder), flops=arguments.seconds * FLOPS_PER_S)
+        result["flops"] = arguments.seconds * calibrated(Path(folder) / "calibration")
+        setting = prepare(Path(folder), flops=result["flops"])
         for state in ("cold", "warm"):
             runs = result["runs"][state] = {"sweeper": run_sweeper(Path(folder), state)}
             for name, how in SCRIPTS.items():
@@ -67,6 +68,14 @@ def main() -> None:
                 one["wall_to_sweeper"] = round(one["wall_s"] / runs["sweeper"]["wall_s"], 3)
                 print(state, name, {key: value for key, value in one.items() if key != "trials"}, flush=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def calibrated(folder: Path) -> float:
+    """Training FLOP/s of the study's shapes on this machine, the harmonic mean: their trials have equal FLOPs."""
+    folder.mkdir()
+    prepare(folder, flops=CALIBRATED_FLOPS)
+    trials = run_sweeper(folder, "calibration")["trials"]
+    return CALIBRATED_FLOPS * len(trials) / sum(one["seconds"]["train"] for one in trials)
 
 
 def prepare(folder: Path, *, flops: float) -> Path:
