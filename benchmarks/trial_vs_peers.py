@@ -57,7 +57,7 @@ def main() -> None:
             "settings": {key: value for key, value in vars(arguments).items() if key != "out"},
             "shapes": {},
         }
-        first_step("sweeper", next(iter(tasks.values())), cache=Path(folder) / "not counted")
+        first_step("sweeper", next(iter(tasks.values())), cache=Path(folder) / "not-counted")
         for name, task in tasks.items():
             result["shapes"][name] = compare(task, folder=Path(folder) / name, windows=arguments.windows)
             print(name, json.dumps(result["shapes"][name]["ratios"]), flush=True)
