@@ -2,8 +2,8 @@
 
     python benchmarks/attention_chunks.py [--windows N] [--out FILE]
 
-Forward and backward, compiled, in fp32 with one KV head; all take turns, ratios are paired. `model/attention.py` takes
-its limits from what this finds.
+Forward and backward, compiled; all take turns, ratios are paired. `model/attention.py` takes its limits from what this
+finds.
 """
 
 from __future__ import annotations
@@ -23,19 +23,33 @@ from model.attention import attention_in_chunks
 from model.compile import forget_compiled
 from runners.measuring import device_kind
 
-CASES = ((8, 4, 128, 32), (8, 3, 256, 32), (8, 2, 512, 64), (8, 5, 512, 64), (2, 12, 1024, 64))
-"""Sequences, query heads, positions, head size."""
+CASES = (
+    (8, 4, 1, 128, 32, "fp32"),
+    (8, 3, 1, 256, 32, "fp32"),
+    (8, 6, 2, 256, 64, "fp32"),
+    (8, 6, 2, 256, 64, "bf16"),
+    (4, 4, 4, 384, 64, "fp32"),
+    (8, 2, 1, 512, 64, "fp32"),
+    (2, 12, 4, 512, 64, "fp32"),
+    (2, 12, 4, 512, 64, "bf16"),
+    (2, 12, 4, 1024, 64, "fp32"),
+)
+"""Sequences, query heads, KV heads, positions, head size, precision."""
+FIELDS = ("sequences", "heads", "kv_heads", "positions", "head_dim", "precision")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CHUNKS = (1, 2, 4, 8)
 PASSES = 3
+Case = tuple[int, int, int, int, int, str]
 Pass = Callable[[], None]
 
 
-def make_pass(case: tuple[int, int, int, int], chunks: int) -> Pass:
+def make_pass(case: Case, chunks: int) -> Pass:
     """One forward and backward pass in so many chunks, compiled."""
-    B, H, T, C = case
-    q = torch.randn(B, H, T, C, requires_grad=True)
-    k, v = (torch.randn(B, 1, T, C, requires_grad=True) for _ in range(2))
-    outer = torch.randn(B, H, T, C)
+    B, H, K, T, C, precision = case
+    dtype = DTYPES[precision]
+    q = torch.randn(B, H, T, C, dtype=dtype, requires_grad=True)
+    k, v = (torch.randn(B, K, T, C, dtype=dtype, requires_grad=True) for _ in range(2))
+    outer = torch.randn(B, H, T, C, dtype=dtype)
     compiled = torch.compile(attention_in_chunks, fullgraph=True, dynamic=False)
 
     def one_pass() -> None:
@@ -53,7 +67,7 @@ def seconds(one_pass: Pass) -> float:
     return (time.perf_counter() - start) / PASSES
 
 
-def measure(case: tuple[int, int, int, int], windows: int) -> dict[str, Any]:
+def measure(case: Case, windows: int) -> dict[str, Any]:
     """Milliseconds of each number of chunks, and its speed against one call."""
     taken: dict[int, list[float]] = {chunks: [] for chunks in CHUNKS}
     forget_compiled()
@@ -81,7 +95,7 @@ def main() -> None:
     result: dict[str, Any] = {**provenance("torch"), "device": device_kind(torch.device("cpu")), "cases": []}
     for case in CASES:
         found = measure(case, arguments.windows)
-        result["cases"].append(dict(zip(("sequences", "heads", "positions", "head_dim"), case, strict=True)) | found)
+        result["cases"].append(dict(zip(FIELDS, case, strict=True)) | found)
         print(case, found, flush=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
 

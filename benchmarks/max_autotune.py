@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from provenance import RESULTS, provenance
-from trial_vs_peers import SHAPES, add_setting_options, compare, task_of, write_shards
+from trial_vs_peers import SHAPES, add_setting_options, compare, first_step, task_of, write_shards
 
 
 def main() -> None:
@@ -23,9 +23,11 @@ def main() -> None:
     add_setting_options(parser)
     parser.add_argument("--out", type=Path, default=RESULTS / "max_autotune.json")
     arguments = parser.parse_args()
-    result: dict[str, Any] = {**provenance("torch", "triton", "numpy"), "shapes": {}}
+    settings = {key: value for key, value in vars(arguments).items() if key != "out"}
+    result: dict[str, Any] = {**provenance("torch", "triton", "numpy"), "settings": settings, "shapes": {}}
     with tempfile.TemporaryDirectory() as folder:
         shards = write_shards(Path(folder) / "shards")
+        first_step("autotuned", task_of(SHAPES["middle"], arguments, shards), cache=Path(folder) / "not-counted")
         for name in arguments.shapes.split(","):
             task = task_of(SHAPES[name], arguments, shards)
             found = compare(task, folder=Path(folder) / name, windows=arguments.windows, names=("sweeper", "autotuned"))

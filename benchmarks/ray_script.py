@@ -37,8 +37,8 @@ def train(config):
             layer.compile()
         loss_of = model
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], betas=(0.9, 0.95), fused=True)
-    tokens = np.memmap(config["train"], dtype=np.uint16, mode="r")
-    held_out = np.memmap(config["held_out"], dtype=np.uint16, mode="r")
+    tokens = np.memmap(config["train"], dtype=config["dtype"], mode="r")
+    held_out = np.memmap(config["held_out"], dtype=config["dtype"], mode="r")
 
     def batch(source, starts):
         rows = np.stack([source[i : i + config["seq_len"] + 1] for i in starts]).astype(np.int64)

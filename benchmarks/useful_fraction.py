@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,10 @@ def main() -> None:
         result["flops"] = arguments.seconds * calibrated(Path(folder) / "calibration")
         setting = prepare(Path(folder), flops=result["flops"])
         for state in ("cold", "warm"):
-            runs = result["runs"][state] = {"sweeper": run_sweeper(Path(folder), state)}
-            for name, how in SCRIPTS.items():
-                runs[name] = run_script(Path(folder), setting, how)
-            for name, one in runs.items():
+            runs = result["runs"][state] = {}
+            for name in ("sweeper", *SCRIPTS):
+                run = partial(run_script, setting, SCRIPTS[name]) if name in SCRIPTS else partial(run_sweeper, state)
+                one = runs[name] = run(folder=Path(folder))
                 one["wall_to_sweeper"] = round(one["wall_s"] / runs["sweeper"]["wall_s"], 3)
                 print(state, name, {key: value for key, value in one.items() if key != "trials"}, flush=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
@@ -74,7 +75,7 @@ def calibrated(folder: Path) -> float:
     """Training FLOP/s of the study's shapes on this machine, the harmonic mean: their trials have equal FLOPs."""
     folder.mkdir()
     prepare(folder, flops=CALIBRATED_FLOPS)
-    trials = run_sweeper(folder, "calibration")["trials"]
+    trials = run_sweeper("calibration", folder=folder)["trials"]
     return CALIBRATED_FLOPS * len(trials) / sum(one["seconds"]["train"] for one in trials)
 
 
@@ -82,6 +83,7 @@ def prepare(folder: Path, *, flops: float) -> Path:
     """Write the study; make its data; write the same trials for the scripts. Returns the scripts' file."""
     from runners.data.cache import tokens_entry
     from runners.data.dataset import open_data
+    from runners.data.tokens import token_dtype
 
     (folder / "study.yaml").write_text(STUDY.format(flops=flops))
     dataset = open_data("python-stdlib", None, 256)
@@ -99,6 +101,7 @@ def prepare(folder: Path, *, flops: float) -> Path:
         "lr": recipe["optimizer"]["lr"],
         "train": str(entry / "train.bin"),
         "held_out": str(entry / "held_out.bin"),
+        "dtype": token_dtype(256).str,
         "storage": str(folder / "ray"),
     }
     path = folder / "jobs.json"
@@ -106,7 +109,7 @@ def prepare(folder: Path, *, flops: float) -> Path:
     return path
 
 
-def run_sweeper(folder: Path, state: str) -> dict[str, Any]:
+def run_sweeper(state: str, *, folder: Path) -> dict[str, Any]:
     """`sweeper run` of the study, into a folder of its own."""
     out = folder / state
     program = [sys.executable, "-m", "sweeper", "run", str(folder / "study.yaml"), "--out", str(out)]
@@ -128,7 +131,7 @@ def run_sweeper(folder: Path, state: str) -> dict[str, Any]:
     return summary(wall, trials)
 
 
-def run_script(folder: Path, setting: Path, how: str) -> dict[str, Any]:
+def run_script(setting: Path, how: str, *, folder: Path) -> dict[str, Any]:
     """The same trials by the hand-written script."""
     program = [sys.executable, str(ROOT / "benchmarks" / "ray_script.py"), str(setting), how]
     wall, said = run(program, cache=folder / f"cache-{how}")

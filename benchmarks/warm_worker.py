@@ -93,7 +93,7 @@ def probe(job: Job) -> dict[str, Any]:
 
 
 def out_of_memory(neighbour: Job) -> dict[str, Any]:
-    """The speed of `neighbour` twice before and twice after a model whose one table needs 17 TB."""
+    """The speed of `neighbour` twice before and twice after a model whose largest matrix needs 35 TB."""
     monster = make_job("train", n_layers=1, d_model=2**21, head_dim=2**20, ffn_hidden=2**21)
     before = [probe(neighbour) for _ in range(2)]
     outcome, _ = run(monster)

@@ -24,6 +24,9 @@ from torch import Tensor
 CHUNK_LOGITS = 2**21
 """Logits of a chunk: 8 MiB in fp32, so that they stay in a processor's cache."""
 
+ALIGNED = 64
+"""A row of a chunk's logits takes a multiple of this, or matmuls with an odd vocabulary lose a tenth or more."""
+
 FEWEST_ROWS = 512
 """Rows of a chunk where the vocabulary is large: fewer would spend the time on adding up the weight's gradient."""
 
@@ -82,10 +85,15 @@ def _chunks(x: Tensor, weight: Tensor) -> tuple[range, int]:
     return range(0, len(x), rows), min(rows, len(x))
 
 
+def _room(x: Tensor, rows: int, vocab_size: int) -> Tensor:
+    """Room for a chunk's logits (rows, V), each row aligned."""
+    return x.new_empty(rows, vocab_size + -vocab_size % ALIGNED)[:, :vocab_size]
+
+
 def _loss(x: Tensor, weight: Tensor, targets: Tensor, parts: ChunkedLoss) -> Tensor:
     """The loss alone, by the kernel that training has compiled: what that leaves in the logits isn't used."""
     starts, rows = _chunks(x, weight)
-    logits = x.new_empty(rows, len(weight))
+    logits = _room(x, rows, len(weight))
     loss = torch.zeros((), device=x.device)
     for start in starts:
         chunk = x[start : start + rows]
@@ -99,7 +107,7 @@ def _loss_and_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, its gradient by x in the dtype of x, by the weight in fp32 (sums over chunks need the digits)."""
     starts, rows = _chunks(x, weight)
-    logits = x.new_empty(rows, len(weight))
+    logits = _room(x, rows, len(weight))
     loss = torch.zeros((), device=x.device)
     x_grad = torch.empty_like(x)
     weight_grad = torch.zeros(weight.shape, device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))

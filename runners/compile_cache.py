@@ -42,9 +42,12 @@ def use_compile_cache(device: torch.device) -> str:
     """Have what is compiled from now on kept in this device's folder; returns where.
 
     Each of the two settings that the user has made for himself (TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR) stays.
-    Where the folder can't be made, torch's own default stays too.
+    Where the folder can't be made, torch's own default stays too, and where its path has white space: Inductor hands
+    it to the C++ compiler unquoted.
     """
     folder = compile_dir(device)
+    if any(letter.isspace() for letter in str(folder)):
+        return os.environ.get(_INDUCTOR, "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -23,7 +23,7 @@ _UNFINISHED: tuple[tuple[State, str, str], ...] = (
     ("out_of_memory", "out of memory", "a smaller `batch_size` may fit, and `sweeper run` then asks for them again"),
     ("stopped_early", "stopped early", "they aren't ranked"),
     ("asked", "without a result yet", "running, or interrupted; `sweeper run` finishes them"),
-    ("missing", "missing", "`sweeper run` does them"),
+    ("missing", "missing", "`sweeper run` does them, where `search.max_gpu_hours` isn't spent"),
 )
 
 

@@ -60,8 +60,9 @@ class StudyRun:
             [planned.config for planned in self.plan.configs],
             trials=study.search.trials,
             seed=study.search.seed,
+            axes=study.differing,
         )
-        path = self.loaded.data_path
+        path, hours = self.loaded.data_path, study.search.max_gpu_hours
         return Driver(
             strategy,
             seeds=study.trial.seeds,
@@ -72,6 +73,7 @@ class StudyRun:
                 memory_bytes=study.budget.memory,
                 shared_ok=study.resources.allow_shared,
             ),
+            max_device_seconds=None if hours is None else hours * 3600,
         )
 
     def replayed(self, records: Sequence[Record]) -> Driver:
@@ -165,6 +167,8 @@ class StudyRun:
                     tracker.close(interrupted=True, timeout=DRAIN_SECONDS_INTERRUPTED)
                     raise
                 records = read(self.folder.ledger)
+                if spent := self._spent(self.replayed(records)):
+                    console.print(spent, style="yellow", highlight=False)
                 found = self.write_report(records)
                 tracker.log_artifacts()
                 tracker.close(timeout=DRAIN_SECONDS)
@@ -186,6 +190,17 @@ class StudyRun:
         with progress:
             observers = (track, progress.observe)
             runner(Session(driver, ledger, observers=observers, devices=at_a_time, command=self.command))
+
+    def _spent(self, driver: Driver) -> str:
+        """That the study ended for want of hours, "" where it didn't."""
+        missing = list(driver.states().values()).count("missing")
+        if not missing or not driver.is_spent:
+            return ""
+        hours, taken = self.loaded.study.search.max_gpu_hours, driver.device_seconds / 3600
+        return (
+            f"search.max_gpu_hours {hours:g} is spent ({taken:.3g} taken): {missing} jobs weren't run; "
+            "raise it, and the same command does them"
+        )
 
     def _check_data(self, records: Sequence[Record], fingerprint_of: FingerprintOf) -> None:
         """Refuse to add to results that were measured on other data of the same name."""

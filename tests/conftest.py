@@ -14,6 +14,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # test processes share the 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
+def pytest_xdist_auto_num_workers():
+    """One process for each core that this one may use, four at most: each holds torch and, in turn, a Ray."""
+    return min(4, len(os.sched_getaffinity(0)))
+
+
 @pytest.fixture(autouse=True)
 def _own_tracking(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 from model.shape import Shape, ShapeError, derive
 from sweeper.errors import UsageError
+from sweeper.planning.constraints import Constraints
 from sweeper.planning.memory import rungs_within, too_large
 from sweeper.planning.solver import Drop, Window, solve
 from sweeper.planning.tokens import TrialSettings, reference_tokens, settle, with_axes
@@ -47,7 +48,7 @@ class Lattice:
     """The points of `study`, made one at a time; shapes and trial settings that recur are worked out once.
 
     A point is dropped for the first rule it fails: head rules, then those of the trial, then the parameter budget,
-    then the memory.
+    then the study's constraints in their order, then the memory.
     Raises UsageError where the study can't be planned at all.
     """
 
@@ -70,6 +71,7 @@ class Lattice:
         self._trial = self.study.trial.model_dump()
         self._reference = reference_tokens(self.study.trial, axes)
         self._trials: dict[_Key, TrialSettings | Drop] = {}
+        self._constraints = Constraints(self.study.constraints)
 
     @property
     def size(self) -> int:
@@ -99,6 +101,8 @@ class Lattice:
         if isinstance(shape, Drop):
             return shape
         config, cap = Config(shape=shape, recipe=trial.recipe(shape)), self.study.budget.memory
+        if broken := self._constraints.first_broken(config):
+            return broken
         if cap is None:
             return Point(config, trial.batch_sizes)
         batch_sizes = rungs_within(cap, config, trial.batch_sizes)

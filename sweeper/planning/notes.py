@@ -13,7 +13,7 @@ from sweeper.study.schema import Ladder, Study
 
 def notes(study: Study, batches: Mapping[Config, Sequence[int]]) -> tuple[str, ...]:
     """One sentence for each thing that the plan's figures don't show; `batches`: the micro-batches of each config."""
-    made = (_rescaled(study, batches), _ladder(study, batches), _auto(batches), _minutes(batches))
+    made = (_rescaled(study, batches), _ladder(study, batches), _auto(batches), _minutes(batches), _hours(study))
     return tuple(sentence for sentence in made if sentence)
 
 
@@ -54,3 +54,8 @@ def _minutes(configs: Iterable[Config]) -> str:
     if all(config.recipe.minutes is None for config in configs):
         return ""
     return "Minutes become whole steps by each config's measured speed; tokens and FLOPs here rest on a predicted one."
+
+
+def _hours(study: Study) -> str:
+    hours = study.search.max_gpu_hours
+    return "" if hours is None else f"No further job starts once {hours:g} device-hours are spent (max_gpu_hours)."

@@ -241,7 +241,7 @@ class _Planner:
 
 def _totals(study: Study, configs: tuple[PlannedConfig, ...]) -> Totals:
     tried, search = len(configs), study.search
-    if search.method == "random" and search.trials is not None:
+    if search.trials is not None:
         tried = min(tried, search.trials)
     seeds = study.trial.seeds
     tokens = sum(planned.tokens for planned in configs)

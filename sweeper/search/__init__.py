@@ -8,10 +8,16 @@ from sweeper.records import Config
 from sweeper.search._base import Strategy
 from sweeper.search.grid import Grid
 from sweeper.search.random import Random
+from sweeper.search.space_filling import SpaceFilling
 
 
-def make_strategy(method: str, configs: Sequence[Config], *, trials: int | None, seed: int) -> Strategy:
-    """The strategy that a study's `search` names, over its feasible configs."""
+def make_strategy(
+    method: str, configs: Sequence[Config], *, trials: int | None, seed: int, axes: Sequence[str] = ()
+) -> Strategy:
+    """The strategy that a study's `search` names, over its feasible configs; `axes` are what they differ in."""
+    wanted = len(configs) if trials is None else trials
     if method == "random":
-        return Random(configs, trials=trials or len(configs), seed=seed)
+        return Random(configs, trials=wanted, seed=seed)
+    if method == "space_filling":
+        return SpaceFilling(configs, trials=wanted, seed=seed, axes=axes)
     return Grid(configs)

@@ -48,6 +48,9 @@ class Driver:
     run as soon as it has told anything), or of an unknown one. They belong to a cap on memory too: those under
     another cap count as not there. A training's loss depends on neither: it is kept, unless it is known to have
     needed more memory than the cap allows.
+
+    Once all outcomes, earlier runs' too, have taken `max_device_seconds`, no further job is handed out; failed
+    attempts leave no seconds and don't count.
     """
 
     def __init__(
@@ -57,8 +60,10 @@ class Driver:
         seeds: int,
         micro_batches: Callable[[Config], MicroBatches],
         settings: JobSettings = DEFAULT_SETTINGS,
+        max_device_seconds: float | None = None,
     ) -> None:
         self._strategy, self._settings = strategy, settings
+        self._max_device_seconds, self._device_seconds = max_device_seconds, 0.0
         self._configs: dict[str, Config] = {}
         while (config := strategy.propose()) is not None:
             self._configs[config.config_id] = config
@@ -104,8 +109,20 @@ class Driver:
         """The config of a job; of a probe that several share, the first."""
         return self._owners[job_id]
 
+    @property
+    def device_seconds(self) -> float:
+        """What all jobs with an outcome have taken, from start to end."""
+        return self._device_seconds
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no job is handed out any more, as `max_device_seconds` have been taken."""
+        return self._max_device_seconds is not None and self._device_seconds >= self._max_device_seconds
+
     def ask(self) -> Job | Wait | Done:
         """The next job, what failed before after all that hasn't; Wait while the rest depends on running ones."""
+        if self.is_spent:
+            return Wait() if self._running else Done()
         ready: Job | None = None
         for job in self._ready():
             if ready is None or self._failures[job.job_id] < self._failures[ready.job_id]:
@@ -138,6 +155,7 @@ class Driver:
         if isinstance(event, Failed):
             self._failures[job_id] += 1
             return Continue()
+        self._device_seconds += sum(event.seconds.values())
         self._device = event.environment.get("device") or self._device
         self._told.setdefault(job_id, []).append(_Told(event=event, own=own))
         if isinstance(event, Final) and job_id in self._trials and self.outcome(job_id) is event:

@@ -28,6 +28,7 @@ def build(document: Document, axes: Mapping[str, Axis], *, data: str) -> Study:
         axes={name: axis.values for name, axis in axes.items()},
         shapes=shapes,
         budget=document.budget,
+        constraints=document.constraints,
         trial=_trial(document, axes).model_copy(update={"data": data}),
         search=document.search,
         objectives=document.objectives,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sweeper.study.axes import SOLVABLE
 from sweeper.study.context import Context, Faults
+from sweeper.study.expressions import Expression, ExpressionError
 from sweeper.study.keys import did_you_mean, near
 from sweeper.study.layers import SHAPE_GROUPS
 from sweeper.study.nodes import Node
@@ -122,14 +123,25 @@ def _solved(context: Context) -> Faults:
         yield blamed.key_fault("solving aims at the middle of min and max; give both, or a target")
 
 
+def _constraints(context: Context) -> Faults:
+    node = context.node("constraints")
+    texts = [element for element in node.elements() if isinstance(element.value, str)] if node else []
+    for element in texts:
+        try:
+            Expression(str(element.value))
+        except ExpressionError as error:
+            yield element.fault(str(error))
+
+
 def _search(context: Context) -> Faults:
     search = context.document.search
-    if search.method == "random" and search.trials is None:
-        yield context.blamed(("search",)).key_fault("random needs to know how many; add trials: 20", child="trials")
+    if search.method != "grid" and search.trials is None:
+        message = f"{search.method} needs to know how many; add trials: 20"
+        yield context.blamed(("search",)).key_fault(message, child="trials")
     for name in ("trials", "seed"):
         node = context.node("search", name)
         if search.method == "grid" and node is not None:
-            yield node.key_fault("grid tries every config; take this out, or write method: random")
+            yield node.key_fault("grid tries every config; take this out, or write method: random or space_filling")
 
 
 def _objectives(context: Context) -> Faults:
@@ -175,6 +187,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Context], Faults]], ...] = (
     (("budget.params",), _params),
     ((), _solved),
     *TRIAL_RULES,
+    ((), _constraints),
     (("search",), _search),
     (("objectives",), _objectives),
     (("trial.data",), _data),

@@ -188,10 +188,13 @@ class Trial(_Frozen):
 
 
 class Search(_Frozen):
-    """Which feasible configs are tried. `trials` counts configs, for `random`."""
+    """Which feasible configs are tried. `trials` counts configs, for all but `grid`."""
 
-    method: Literal["grid", "random"] = "grid"
+    method: Literal["grid", "random", "space_filling"] = "grid"
     trials: Count | None = None
+    max_gpu_hours: PositiveFloat | None = Field(
+        default=None, description="Of all jobs together, on whatever device: once spent, no further job starts."
+    )
     seed: Annotated[int, Whole(low=0, high=2**32 - 1)] = 0
 
 
@@ -219,6 +222,9 @@ class Document(_Frozen):
     axes: Mapping[str, Any] = {}
     shapes: tuple[ShapeEntry, ...] = ()
     budget: Budget = Budget()
+    constraints: tuple[str, ...] = Field(
+        default=(), description="Conditions that every point keeps, such as n_layers * head_dim <= 4096."
+    )
     trial: Trial
     search: Search = Search()
     objectives: Mapping[str, Literal["min", "max"]] = DEFAULT_OBJECTIVES
@@ -235,7 +241,8 @@ class Study(_Frozen):
     carries the preset's `batch_size` and `grad_accum_steps` where the study gives neither these nor
     `tokens_per_step`: they override the trial's for that shape.
     `axes` maps a shape field, a field of `trial`, or `optimizer.<field>` to its values, in the study's order;
-    a field that is an axis is None, or its default, in `model` and `trial`.
+    a field that is an axis is None, or its default, in `model` and `trial`. `constraints` are texts of
+    `sweeper.study.expressions.Expression`.
     """
 
     name: str
@@ -245,10 +252,17 @@ class Study(_Frozen):
     axes: Mapping[str, Values | Solve] = {}
     shapes: tuple[Mapping[str, Any], ...] = ()
     budget: Budget = Budget()
+    constraints: tuple[str, ...] = ()
     trial: Trial
     search: Search = Search()
     objectives: Mapping[str, Literal["min", "max"]] = DEFAULT_OBJECTIVES
     resources: Resources = Resources()
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """The axes, and the shape fields in which the listed shapes may differ."""
+        listed = {name for shape in self.shapes for name in shape if name in ShapeFields.model_fields}
+        return tuple(self.axes) + tuple(sorted(listed - {"multiple_of", *self.axes}))
 
 
 class LoadedStudy(_Frozen):

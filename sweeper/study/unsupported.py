@@ -8,7 +8,6 @@ from typing import Any
 Path = tuple[str, ...]
 
 _KEYS: Mapping[Path, str] = {
-    ("constraints",): "list the wanted points under shapes",
     ("strict_alignment",): "list multiples of 16 only",
     ("follow_up",): "write a second study",
     ("nuisance",): "make it an axis",
@@ -19,7 +18,6 @@ _KEYS: Mapping[Path, str] = {
     ("trial", "strict_alignment"): "list multiples of 16 only",
     ("trial", "follow_up"): "write a second study",
     ("trial", "nuisance"): "make it an axis",
-    ("search", "max_gpu_hours"): "see the hours in `sweeper plan` and set trials",
     ("search", "prune"): "every trial trains to its end",
     ("search", "storage"): "leave it out; the ledger is the store",
     ("search", "early_stop"): "every trial trains to its end",
@@ -29,7 +27,7 @@ _KEYS: Mapping[Path, str] = {
 
 _VALUES: Mapping[Path, tuple[tuple[str, ...], str]] = {
     ("trial", "optimizer", "parametrization"): (("mup",), "write completep, which scales with width and with depth"),
-    ("search", "method"): (("space_filling", "tpe", "nsga2", "gp"), "use grid, or random with trials"),
+    ("search", "method"): (("tpe", "nsga2", "gp"), "use grid, or random or space_filling with trials"),
 }
 
 _FORMS: Mapping[Path, tuple[str, str]] = {

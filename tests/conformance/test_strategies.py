@@ -6,7 +6,8 @@ from model.shape import derive
 from sweeper.records import Config, Execution, Final, Job, Optimizer, Recipe
 from sweeper.search import make_strategy
 
-METHODS = ("grid", "random")
+AXES = ("n_layers", "ffn_hidden")
+METHODS = ("grid", "random", "space_filling")
 RECIPE = Recipe(
     data="python-stdlib", steps=10, seq_len=32, tokens_per_step=128, precision="fp32", optimizer=Optimizer(),
     eval_tokens=1024,
@@ -22,7 +23,7 @@ FEASIBLE = [
 
 
 def proposals(method, *, seed=0, trials=None, configs=FEASIBLE):
-    strategy = make_strategy(method, configs, trials=trials, seed=seed)
+    strategy = make_strategy(method, configs, trials=trials, seed=seed, axes=AXES)
     found = []
     while (config := strategy.propose()) is not None:
         found.append(config)
@@ -56,7 +57,7 @@ def test_an_empty_feasible_set_is_exhausted_at_once(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_any_outcome_can_be_observed(method):
-    strategy = make_strategy(method, FEASIBLE, trials=3, seed=0)
+    strategy = make_strategy(method, FEASIBLE, trials=3, seed=0, axes=AXES)
     config = strategy.propose()
     job = Job(kind="train", config=config, execution=Execution(batch_size=1, compile=False))
     for status in ("ok", "diverged", "out_of_memory", "stopped_early"):

@@ -1,86 +1,12 @@
-"""`sweeper run` as a user meets it: whole, again, edited, interrupted, killed. Real training, real Ray, real MLflow."""
+"""`sweeper run` as a user meets it: whole, again, edited, on other data. Real training, real Ray, real MLflow."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
+from tiny_study import finals, folder, ledger, mlflow_runs, sweeper, write_study
 
 from sweeper.ledger import read
-
-STUDY = """\
-name: tiny
-question: Is this road whole?
-model: {{vocab_size: 256, head_dim: 16, n_kv_heads: 1, tie_embeddings: true, ffn_hidden: 64}}
-axes:
-  n_layers: [1, 2]
-  d_model: [32, 48]
-budget:
-  params: {{min: 10k, max: 60k}}
-trial:
-  data: text
-  tokens: {tokens}
-  seq_len: 64
-  tokens_per_step: 256
-  batch_size: {batch_size}
-  precision: fp32
-  compile: false
-  seeds: {seeds}
-  eval_tokens: 4096
-"""
-
-
-@pytest.fixture
-def place(tmp_path):
-    text = tmp_path / "text"
-    text.mkdir()
-    for number in range(30):
-        lines = "".join(f"line {i} of file {number}: {i * number}\n" for i in range(400))
-        (text / f"{number}.txt").write_text(lines)
-    return tmp_path
-
-
-def write_study(place, *, tokens="5k", seeds=2, batch_size=4, edit=None):
-    text = STUDY.format(tokens=tokens, seeds=seeds, batch_size=batch_size)
-    (place / "tiny.yaml").write_text(edit(text) if edit else text)
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "sweeper", *arguments]
-
-
-def sweeper(place, *arguments, expect=0):
-    done = subprocess.run(command(*arguments), cwd=place, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == expect, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
-
-
-def folder(place):
-    return place / "runs" / "tiny" / "full"
-
-
-def ledger(place):
-    return read(folder(place) / "ledger.jsonl")
-
-
-def finals(place):
-    return [record for record in ledger(place) if record["type"] == "final"]
-
-
-def mlflow_runs(place):
-    client = MlflowClient(f"sqlite:///{place / 'runs' / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
-    runs = client.search_runs([experiment.experiment_id])
-    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    return client, parents, children
 
 
 def test_a_study_is_run_once_and_leaves_all_it_promises(place):
@@ -185,86 +111,6 @@ def test_micro_batch_precision_and_steps_are_settled_by_probes_once(place):
     assert json.loads(sweeper(place, "status", "tiny.yaml", "--json"))["jobs"] == {"ok": 6}
 
 
-def wait_for_finals(place, process, count):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if (folder(place) / "ledger.jsonl").exists() and len(finals(place)) >= count:
-            return
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.02)
-    pytest.fail("no trial ended in time")
-
-
-@pytest.mark.parametrize("kill_after", [1, 3])
-def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(place, kill_after):
-    write_study(place, tokens="30k")
-    process = subprocess.Popen(
-        command("run", "tiny.yaml"), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    with process:
-        wait_for_finals(place, process, kill_after)
-        time.sleep(0.1)
-        process.send_signal(signal.SIGKILL)
-        process.stdout.close()
-    before = finals(place)
-    assert kill_after <= len(before) < 8
-    sweeper(place, "run", "tiny.yaml")
-    after = finals(place)
-    assert after[: len(before)] == before
-    assert Counter(record["trial_id"] for record in after) == Counter({r["trial_id"]: 1 for r in after})
-    assert len(after) == 8
-    _, (parent,), children = mlflow_runs(place)
-    assert Counter(run.data.tags["sweeper.trial_id"] for run in children) == {r["trial_id"]: 1 for r in after}
-    assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_in_time_with_the_ledger_whole(place, number):
-    """Ctrl-C reaches every process of the terminal, a scheduler's SIGTERM the driver alone."""
-    write_study(place, tokens="30k")
-    process = subprocess.Popen(
-        command("run", "tiny.yaml"), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    with process:
-        wait_for_finals(place, process, 1)
-        start = time.monotonic()
-        if number == signal.SIGINT:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
-        said, _ = process.communicate(timeout=60)
-    assert time.monotonic() - start < 10
-    assert process.returncode == 130, said
-    assert "interrupted" in said
-    assert "Traceback" not in said
-    assert "***" not in said
-    content = (folder(place) / "ledger.jsonl").read_bytes()
-    assert content.endswith(b"\n")
-    _, (parent,), children = mlflow_runs(place)
-    assert "RUNNING" not in {run.info.status for run in [parent, *children]}
-
-
-def test_a_failing_trial_is_tried_three_times_and_named(place):
-    write_study(place, seeds=1)
-    script = (
-        "import runners.training\nfrom sweeper.cli import main\n"
-        "def boom(self):\n    raise ValueError('planted')\n"
-        "runners.training.Training.step = boom\nraise SystemExit(main())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "run", "tiny.yaml", "--runner", "in-process"],
-        cwd=place, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 4, done.stdout + done.stderr
-    assert "4 of 4 jobs failed three times" in done.stderr
-    assert "planted" in done.stderr
-    failures = Counter(record["trial_id"] for record in ledger(place) if record["type"] == "failed")
-    assert set(failures.values()) == {3}
-    assert "Traceback" in (folder(place) / "logs" / f"{next(iter(failures))}.log").read_text()
-    assert Path(folder(place) / "report.html").exists()
-
-
 def test_results_of_other_data_are_not_added_to(place):
     write_study(place, seeds=1)
     sweeper(place, "run", "tiny.yaml", "--runner", "in-process", "--set", "axes.n_layers=[1]")
@@ -276,3 +122,18 @@ def test_results_of_other_data_are_not_added_to(place):
     assert (folder(place) / "ledger.jsonl").read_bytes() == before
     assert "axes" in (folder(place) / "study.yaml").read_text()
     assert "n_layers:\n  - 1\n  - 2" not in (folder(place) / "study.yaml").read_text()
+
+
+def test_a_study_whose_hours_are_spent_ends_with_what_it_has_and_goes_on_with_more(place):
+    write_study(
+        place, seeds=1, edit=lambda text: text + "search: {method: space_filling, trials: 3, max_gpu_hours: 1e-6}\n"
+    )
+    said = " ".join(sweeper(place, "run", "tiny.yaml", "--runner", "in-process").split())
+    assert "search.max_gpu_hours 1e-06 is spent" in said
+    assert "2 jobs weren't run; raise it" in said
+    assert len(finals(place)) == 1
+    assert "1 kept, 2 to do" in sweeper(place, "run", "tiny.yaml", "--runner", "in-process")
+    assert len(finals(place)) == 1
+    said = sweeper(place, "run", "tiny.yaml", "--runner", "in-process", "--set", "search.max_gpu_hours=1")
+    assert "is spent" not in said
+    assert len({record["config_id"] for record in finals(place)}) == 3

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from model.attention import CHUNKS, FEWEST_POSITIONS, KEYS_AT_A_TIME, causal_attention
+from model.compile import forget_compiled
 
 CHUNKED = (FEWEST_POSITIONS, 300, KEYS_AT_A_TIME)
 WHOLE = (1, 7, FEWEST_POSITIONS - CHUNKS, FEWEST_POSITIONS + 1, KEYS_AT_A_TIME + CHUNKS)
@@ -36,6 +37,23 @@ def test_values_and_gradients_are_those_of_the_definition(T, heads, kv_heads):
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
     for own, other in zip(torch.autograd.grad(found, qkv, outer), wanted, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
+
+
+def test_compiled_it_is_the_same():
+    forget_compiled()
+    qkv = inputs(FEWEST_POSITIONS)
+    outer = torch.randn(2, 4, FEWEST_POSITIONS, 16, generator=torch.Generator().manual_seed(1))
+    compiled = torch.compile(causal_attention, fullgraph=True, dynamic=False)(*qkv)
+    eager = causal_attention(*qkv)
+    torch.testing.assert_close(compiled, eager)
+    gradients = [torch.autograd.grad(found, qkv, outer) for found in (compiled, eager)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("T", CHUNKED + WHOLE)
+def test_in_bf16_errors_are_those_of_rounding(T):
+    qkv = [one.detach().bfloat16() for one in inputs(T)]
+    torch.testing.assert_close(causal_attention(*qkv).double(), definition(*qkv), rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("T", CHUNKED + WHOLE)

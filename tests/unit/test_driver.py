@@ -30,15 +30,18 @@ def configs(count):
     ]
 
 
-def driver(count=3, *, seeds=2, batch_sizes=(4,), method="grid", trials=None):
+def driver(count=3, *, seeds=2, batch_sizes=(4,), method="grid", trials=None, max_device_seconds=None):
     strategy = make_strategy(method, configs(count), trials=trials, seed=0)
     ladder = tuple(Execution(batch_size=size, compile=False) for size in batch_sizes)
-    return Driver(strategy, seeds=seeds, micro_batches=lambda config: MicroBatches(executions=ladder))
+    return Driver(
+        strategy, seeds=seeds, micro_batches=lambda config: MicroBatches(executions=ladder),
+        max_device_seconds=max_device_seconds,
+    )  # fmt: skip
 
 
-def final(job, status="ok"):
+def final(job, status="ok", **seconds):
     return Final(
-        job=job, status=status, val_loss=1.0, val_bpb=None, curve=(), tokens=0, seconds={}, speed=None,
+        job=job, status=status, val_loss=1.0, val_bpb=None, curve=(), tokens=0, seconds=seconds, speed=None,
         peak_memory_bytes=None, environment={},
     )  # fmt: skip
 
@@ -69,6 +72,29 @@ def test_several_micro_batches_cost_probes_and_never_a_training():
     assert kinds == {"speed": 2 * 3, "train": 2 * 2}
     assert [job.kind for job in asked[:6]] == ["speed"] * 6
     assert {job.execution.batch_size for job in asked if job.kind == "speed"} == {1, 2, 4}
+
+
+def test_no_job_starts_once_the_device_seconds_are_spent():
+    machine = driver(4, seeds=2, max_device_seconds=100.0)
+    first, second = machine.ask(), machine.ask()
+    machine.tell(final(first, train=50.0, set_up=49.0))
+    third = machine.ask()
+    machine.tell(final(second, train=2.0))
+    assert machine.device_seconds == 101.0
+    assert isinstance(machine.ask(), Wait), "the third still runs"
+    machine.tell(final(third, train=30.0))
+    assert isinstance(machine.ask(), Done)
+    assert Counter(machine.states().values()) == {"done": 3, "missing": 5}
+    assert machine.is_spent
+
+
+def test_earlier_runs_count_and_more_hours_go_on():
+    told = [final(job, train=60.0) for job in run_to_end(driver(2, seeds=1))]
+    for limit, asked in ((120.0, 0), (121.0, 1)):
+        machine = driver(3, seeds=1, max_device_seconds=limit)
+        for event in told:
+            machine.tell(event)
+        assert len(run_to_end(machine)) == asked
 
 
 def test_a_failed_job_is_tried_three_times_in_all():

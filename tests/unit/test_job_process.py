@@ -142,6 +142,12 @@ def test_where_no_folder_can_be_made_torchs_own_stays(no_cache_set, monkeypatch)
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
 
 
+def test_a_path_with_a_space_isnt_handed_to_inductor(no_cache_set, monkeypatch):
+    monkeypatch.setenv("SWEEPER_CACHE_DIR", str(no_cache_set / "my caches"))
+    assert compile_cache.use_compile_cache(CPU) == ""
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+
 def test_the_load_of_others_is_all_load_but_our_own(monkeypatch):
     """By a hand-made /proc/stat in hundredths of a second: 3.0 s busy in 2 s, 1.2 s of them by ourselves."""
     stats = iter(["cpu  100 10 50 9000 500 5 5 30 7 0\ncpu0 1", "cpu  300 20 90 9100 600 15 15 60 7 0\ncpu0 1"])
