@@ -70,12 +70,14 @@ def _plan_options(sub: argparse.ArgumentParser) -> None:
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true")
     form.add_argument("--csv", action="store_true")
+    sub.add_argument("--png", type=Path, metavar="FILE", help="draw the lattice too: depth × width")
 
 
 def _run_options(sub: argparse.ArgumentParser) -> None:
     _study_options(sub)
     sub.add_argument("--runner", choices=("ray", "in-process"), default="ray")
     sub.add_argument("--fresh", action="store_true", help="start anew; the old folder is renamed, nothing is deleted")
+    sub.add_argument("--yes", action="store_true", help="don't ask before what takes more than an hour")
 
 
 def _folder_options(sub: argparse.ArgumentParser) -> None:

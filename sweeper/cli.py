@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +158,10 @@ def _plan(arguments: Any) -> None:
     from sweeper.planning.plan import plan_csv, plan_json
 
     run = _open(arguments)
+    if arguments.png is not None:
+        from sweeper.report.lattice_figure import lattice_png
+
+        lattice_png(plan_json(run.plan), arguments.png)
     if arguments.json:
         print(json.dumps(plan_json(run.plan), indent=2))
     elif arguments.csv:
@@ -168,6 +173,7 @@ def _plan(arguments: Any) -> None:
 
 
 def _run(arguments: Any) -> None:
+    from sweeper.confirm import agreed
     from sweeper.machine import job_resources
     from sweeper.study_run import set_aside
 
@@ -180,7 +186,8 @@ def _run(arguments: Any) -> None:
         if arguments.fresh and (aside := set_aside(run.folder)):
             console.print(f"the earlier results are now in {shown(aside)}")
     in_process = arguments.runner == "in-process"
-    _execute(run, console, out=arguments.out or RUNS, gpus=gpus, cpus=cpus, in_process=in_process)
+    start = partial(agreed, console, yes=arguments.yes)
+    _execute(run, console, out=arguments.out or RUNS, gpus=gpus, cpus=cpus, in_process=in_process, start=start)
 
 
 def _opening(run: StudyRun, *, gpus: int, named: bool) -> str:
@@ -203,8 +210,9 @@ def _execute(
     cpus: int,
     in_process: bool,
     options: Mapping[str, Any] | None = None,
+    start: Callable[[float], bool] = lambda seconds: True,
 ) -> None:
-    """Do what is missing, then report. `options` are for the jobs of the in-process runner."""
+    """Do what is missing, if `start` says so, then report. `options` are for the in-process runner's jobs."""
     from runners.data.inventory import fingerprint
     from runners.job_run import settle_threads
     from sweeper.machine import gpu_count
@@ -233,6 +241,7 @@ def _execute(
             at_a_time=1 if in_process or not gpus else gpu_count(),
             device="cuda" if gpus else "cpu",
             fingerprint_of=lambda name, vocab_size: fingerprint(name, _data_path(run), vocab_size),
+            start=start,
         )
     console.print(summary(result))
     console.print(f"report: {shown(run.folder.report)}   curves and runs: sweeper ui")

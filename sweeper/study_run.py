@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from sweeper.errors import JobsFailed, UsageError
-from sweeper.labels import labels
+from sweeper.labels import duration, labels
 from sweeper.ledger import Ledger, held, read
 from sweeper.lines import event_from_record
 from sweeper.observations import PlannedPoint
@@ -136,9 +136,12 @@ class StudyRun:
         at_a_time: int,
         device: DeviceType,
         fingerprint_of: FingerprintOf,
+        start: Callable[[float], bool] = lambda seconds: True,
     ) -> tuple[list[dict[str, Any]], Frontier]:
         """Do what is missing. Returns the ledger's records and the frontier. KeyboardInterrupt leaves all whole.
 
+        Before anything runs, `start` is given the seconds that it will take by the plan; where it says no, that is
+        as if it had been interrupted.
         Raises UsageError when the data is no longer what kept results were measured on.
         """
         from sweeper.tracking import Tracker
@@ -148,7 +151,11 @@ class StudyRun:
             self._check_data(ledger.records, fingerprint_of)
             self.write_study()
             known = self.replayed(ledger.records)
-            console.print(_census(known, ledger.records), highlight=False)
+            seconds = self.seconds_missing(known) / at_a_time
+            about = f", about {duration(seconds)}" if seconds else ""
+            console.print(_census(known, ledger.records) + about, highlight=False)
+            if seconds and not start(seconds):
+                raise KeyboardInterrupt
             with Tracker(
                 uri=tracking_uri,
                 experiment=study.name,
@@ -190,6 +197,14 @@ class StudyRun:
         with progress:
             observers = (track, progress.observe)
             runner(Session(driver, ledger, observers=observers, devices=at_a_time, command=self.command))
+
+    def seconds_missing(self, driver: Driver) -> float:
+        """Device-seconds of the trainings that are missing, by the plan; no more than what is left of the hours."""
+        each = {planned.config.config_id: planned.seconds for planned in self.plan.configs}
+        states, hours = driver.states(), self.loaded.study.search.max_gpu_hours
+        trainings = [job for job_id, job in driver.jobs.items() if job.kind == "train" and states[job_id] == "missing"]
+        seconds = sum(each[job.config.config_id] for job in trainings)
+        return seconds if hours is None else max(0.0, min(seconds, hours * 3600 - driver.device_seconds))
 
     def _spent(self, driver: Driver) -> str:
         """That the study ended for want of hours, "" where it didn't."""

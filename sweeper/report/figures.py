@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WIDTH_INCHES, TITLE_INCHES, PANEL_INCHES, DPI = 4.8, 0.6, 3.6, 200
 MOST_LABELS = 24
-_INK, _FAINT = "#222222", "#666666"
+INK, FAINT = "#222222", "#666666"
 _LOOKS = {
     "frontier": ("#0072B2", "o", True),
     "tied": ("#E69F00", "D", True),
@@ -38,11 +38,14 @@ _LOOKS = {
 
 def frontier_png(frontier_json: Mapping[str, Any], path: Path, *, question: str = "") -> None:
     """Draw `frontier.json`'s object to `path`: 960 pixels wide, 120 + 720 per kind of device high."""
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        save_png(_draw(frontier_json, question or frontier_json["study"]), path)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write `figure` to `path`, whole or not at all."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings(
-        action="ignore", category=UserWarning
-    ):  # names may hold characters that the font lacks
-        figure = _draw(frontier_json, question or frontier_json["study"])
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # names may hold what the font lacks
         figure.savefig(buffer, format="png", dpi=DPI)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -102,12 +105,12 @@ def _draw(frontier_json: Mapping[str, Any], title: str) -> Figure:
         "\n".join(lines),
         fontsize=9.5,
         fontweight="bold",
-        color=_INK,
+        color=INK,
         va="top",
         parse_math=False,
     )
     if not panels:
-        figure.text(0.5, 0.5, "nothing measured yet", ha="center", color=_FAINT)
+        figure.text(0.5, 0.5, "nothing measured yet", ha="center", color=FAINT)
     unused = title_inches - 0.165 * len(lines) - 0.1 if lines else 0.0
     for row, (number, one) in enumerate(panels):
         # A short title leaves its room to the first panel.
@@ -229,9 +232,9 @@ def _furniture(axes: Axes, one: Mapping[str, Any]) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if log else MaxNLocator(6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: re.sub(r"\.0+(?=\D|$)", "", short(value))))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(labelsize=8, colors=_INK, length=3)
-    axes.set_xlabel("training speed, tokens/s (faster →)", fontsize=8.5, color=_INK)
-    axes.set_ylabel("validation loss, nats/token (↓ better)", fontsize=8.5, color=_INK)
+    axes.tick_params(labelsize=8, colors=INK, length=3)
+    axes.set_xlabel("training speed, tokens/s (faster →)", fontsize=8.5, color=INK)
+    axes.set_ylabel("validation loss, nats/token (↓ better)", fontsize=8.5, color=INK)
     axes.grid(color="#e6e6e6", linewidth=0.6, zorder=0)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -242,7 +245,7 @@ def _furniture(axes: Axes, one: Mapping[str, Any]) -> None:
         xytext=(-36, 23),
         textcoords="offset points",
         fontsize=7.5,
-        color=_FAINT,
+        color=FAINT,
         parse_math=False,
     )
     _legend(axes, {point["standing"] for point in one["points"]})

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
 
-from model.attention import CHUNKS, FEWEST_POSITIONS, KEYS_AT_A_TIME, causal_attention
+from model import attention
+
+from model.attention import CHUNKS, FEWEST_POSITIONS, KEYS_AT_A_TIME, attention_in_chunks, causal_attention
 from model.compile import forget_compiled
 
 CHUNKED = (FEWEST_POSITIONS, 300, KEYS_AT_A_TIME)
@@ -70,14 +71,23 @@ def test_a_later_key_or_value_changes_nothing_before_it(T):
 
 @pytest.mark.parametrize("T", CHUNKED + WHOLE)
 def test_no_chunk_reads_keys_beyond_its_end(T, monkeypatch):
-    seen = []
-    whole = F.scaled_dot_product_attention
+    scores = []
 
-    def watch(q, k, v, **settings):
-        seen.append((q.shape[2], k.shape[2]))
-        return whole(q, k, v, **settings)
+    def watched(kernel, query, key):
+        def call(*arguments, **settings):
+            scores.append(arguments[query].shape[2] * arguments[key].shape[2])
+            return kernel(*arguments, **settings)
 
-    monkeypatch.setattr(F, "scaled_dot_product_attention", watch)
-    causal_attention(*inputs(T))
-    work = sum(queries * keys for queries, keys in seen) / T**2
-    assert work == ((CHUNKS + 1) / (2 * CHUNKS) if T in CHUNKED else 1)
+        return call
+
+    monkeypatch.setattr(attention, "_FORWARD", watched(attention._FORWARD, 0, 1))
+    monkeypatch.setattr(attention, "_BACKWARD", watched(attention._BACKWARD, 1, 2))
+    causal_attention(*inputs(T)).sum().backward()
+    assert sum(scores) == (2 * T**2 * (CHUNKS + 1) / (2 * CHUNKS) if T in CHUNKED else 0)
+    assert len(scores) == (2 * CHUNKS if T in CHUNKED else 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_operator_is_what_it_says_to_the_compiler(dtype):
+    qkv = [one.detach().to(dtype).requires_grad_() for one in inputs(FEWEST_POSITIONS)]
+    torch.library.opcheck(attention_in_chunks, (*qkv, CHUNKS))
