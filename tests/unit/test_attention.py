@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from model import attention
-
 from model.attention import CHUNKS, FEWEST_POSITIONS, KEYS_AT_A_TIME, attention_in_chunks, causal_attention
 from model.compile import forget_compiled
 
