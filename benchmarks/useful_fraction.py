@@ -72,11 +72,11 @@ def main() -> None:
 
 
 def calibrated(folder: Path) -> float:
-    """Training FLOP/s of the study's shapes on this machine, the harmonic mean: their trials have equal FLOPs."""
+    """Training FLOP/s of the study's shapes here, once warm: the harmonic mean, as trials have equal FLOPs."""
     folder.mkdir()
     prepare(folder, flops=CALIBRATED_FLOPS)
     trials = run_sweeper("calibration", folder=folder)["trials"]
-    return CALIBRATED_FLOPS * len(trials) / sum(one["seconds"]["train"] for one in trials)
+    return CALIBRATED_FLOPS * len(trials) / sum(one["tokens"] / one["tokens_per_s"] for one in trials)
 
 
 def prepare(folder: Path, *, flops: float) -> Path:
@@ -124,6 +124,7 @@ def run_sweeper(state: str, *, folder: Path) -> dict[str, Any]:
             "val_loss": record["val_loss"],
             "useful_s": record["seconds"]["train"] + record["seconds"]["evaluate"],
             "seconds": record["seconds"],
+            "tokens": record["tokens"],
             "tokens_per_s": record["speed"]["tokens_per_s"],
         }
         for record in finals
