@@ -10,7 +10,8 @@ run: $(INSTALLED)          ## set up and run the default study
 	$(BIN)/sweeper run studies/depth_vs_ffn.yaml
 
 test: $(INSTALLED)         ## set up and run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not alone"
+	$(BIN)/python -m pytest -m alone --numprocesses 0
 
 lint: $(INSTALLED)         ## style, types, import rules
 	$(BIN)/ruff check .

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH_INCHES, TITLE_INCHES, PANEL_INCHES, DPI = 4.8, 0.6, 3.6, 200
-MOST_LABELS = 24
+MOST_LABELS = 12
+"""Of more points than these, only those on the frontier or tied with it are named."""
 INK, FAINT = "#222222", "#666666"
 _LOOKS = {
     "frontier": ("#0072B2", "o", True),
@@ -130,7 +131,9 @@ def _panel(axes: Axes, one: Mapping[str, Any], number: int) -> None:
     _limits(axes, points)
     steps = _attained(axes, [p for p in points if p["on_frontier"]])
     _furniture(axes, one)
-    named = sorted(points, key=lambda p: list(STANDINGS).index(p["standing"]))[:MOST_LABELS]
+    named = sorted(points, key=lambda p: list(STANDINGS).index(p["standing"]))
+    if len(points) > MOST_LABELS:
+        named = [p for p in named if p["standing"] in ("frontier", "tied")][:MOST_LABELS]
     place_labels(
         axes,
         anchors=[_centre(p) for p in named],

@@ -128,6 +128,10 @@ def tie_groups(one: DeviceFrontier) -> list[tuple[str, ...]]:
     return [tuple(p.label for p in group) for group in groups]
 
 
+MOST_TIES = 4
+"""Groups of ties that are listed, those of the lowest losses."""
+
+
 def noise_sentences(one: DeviceFrontier) -> list[str]:
     """The gap, the ties, the noise and the minimum detectable difference, one sentence or two each."""
     noise, sentences = one.noise["val_loss"], []
@@ -138,9 +142,11 @@ def noise_sentences(one: DeviceFrontier) -> list[str]:
             f"{gap.labels[1]} (± standard error, paired by seed; "
             f"{gap.difference / gap.standard_error:.1f} times it)."
         )
-    groups = tie_groups(one)
-    if groups:
-        sentences.append("Tied in loss: " + "; ".join(listed(group, most=8) for group in groups) + ".")
+    if groups := tie_groups(one):
+        said = [listed(group, most=8) for group in groups[:MOST_TIES]]
+        more = len(groups) - len(said)
+        said += [f"and {more} more such {'groups' if more > 1 else 'group'} with higher losses"] if more else []
+        sentences.append("Tied in loss: " + "; ".join(said) + ".")
     sentences.extend(_tied_with_frontier(one))
     if noise.residual_sd is not None:
         sentences.append(

@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 TARGET = "tests.fakes:behave"
 CORES = len(os.sched_getaffinity(0))
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:

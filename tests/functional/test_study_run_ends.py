@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tiny_study import command, finals, folder, ledger, mlflow_runs, sweeper, write_study
 
+pytestmark = pytest.mark.alone
+
 
 def wait_for_finals(place, process, count):
     deadline = time.monotonic() + 120

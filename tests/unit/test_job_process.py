@@ -18,6 +18,7 @@ from runners.memory import resident_bytes, tensor_bytes
 CPU = torch.device("cpu")
 
 
+@pytest.mark.alone
 def test_a_clock_books_each_second_once():
     start = time.perf_counter()
     clock = Clock()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from frontier_fakes import LOSSES, OBJECTIVES, SPEEDS, asked, config, final, plan, probe, study
 from rich.console import Console
 
-from sweeper.frontier import frontier
+from sweeper.frontier import frontier, frontier_json
 from sweeper.labels import short
 from sweeper.lines import event_record
 from sweeper.records import Failed, Job
+from sweeper.report.figures import frontier_svg
 from sweeper.report.tables import (
     frontier_table,
     loss_interval,
@@ -24,7 +27,7 @@ from sweeper.report.tables import (
     status_table,
     summary,
 )
-from sweeper.report.text import answer, noise_sentences, resolved_text, tie_groups, useful_sentence
+from sweeper.report.text import MOST_TIES, answer, noise_sentences, resolved_text, tie_groups, useful_sentence
 from sweeper.search.driver import Driver
 from sweeper.search.grid import Grid
 from sweeper.search.resolving import MicroBatches
@@ -164,6 +167,39 @@ def test_tie_groups_hold_exactly_the_tied_pairs():
     one = found(planned, records).frontiers[0]
     pairs = {frozenset((a, b)) for group in tie_groups(one) for a in group for b in group if a != b}
     assert pairs == {frozenset(tie.labels) for tie in one.ties}
+
+
+def many(count=16):
+    """Configs that differ little from their neighbours, and the frontier that is found of them."""
+    planned = plan([config(1 + n, 64) for n in range(count)])
+    draw = np.random.default_rng(5)
+    records = [
+        final(p, seed, 1.5 + 0.02 * n + draw.normal(0, 0.02), 4e4 - 2e3 * abs(n - 3))
+        for n, p in enumerate(planned)
+        for seed in range(3)
+    ]
+    return found(planned, records)
+
+
+def test_of_many_groups_of_ties_the_best_are_listed_and_the_rest_counted():
+    one = many().frontiers[0]
+    groups = tie_groups(one)
+    assert len(groups) > MOST_TIES
+    said = next(sentence for sentence in noise_sentences(one) if sentence.startswith("Tied in loss"))
+    assert said.count(";") == MOST_TIES
+    assert f"and {len(groups) - MOST_TIES} more such group" in said
+    assert groups[0][0] in said
+
+
+def test_of_many_points_only_the_frontier_and_its_ties_are_named_in_the_figure():
+    result = many()
+    texts = {"".join(e.itertext()) for e in ET.fromstring(frontier_svg(frontier_json(result))).iter("text")}
+    named = {p.label for p in result.frontiers[0].points if p.standing in ("frontier", "tied")}
+    others = {p.label for p in result.frontiers[0].points} - named
+    assert others
+    assert len(named) <= 12
+    assert named <= texts
+    assert not others & texts
 
 
 def test_the_answer_when_all_is_resolved_when_one_seed_and_when_nothing():

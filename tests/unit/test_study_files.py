@@ -31,6 +31,7 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert str(caught.value) == said
 
 
+@pytest.mark.alone
 def test_loading_is_quick_and_light(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(textwrap.dedent(DESIGN))
