@@ -28,7 +28,8 @@ _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 def causal_attention(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
     """Scaled dot product attention (B, H, T, C) in which no position sees a later one; H a multiple of K."""
     T = q_BHTC.shape[2]
-    if q_BHTC.device.type == "cpu" and FEWEST_POSITIONS <= T <= KEYS_AT_A_TIME and T % CHUNKS == 0:
+    in_fp32_on_cpu = q_BHTC.device.type == "cpu" and q_BHTC.dtype == torch.float32  # in bf16 chunks gain nothing
+    if in_fp32_on_cpu and FEWEST_POSITIONS <= T <= KEYS_AT_A_TIME and T % CHUNKS == 0:
         mixed_BHTC, _ = attention_in_chunks(q_BHTC, k_BKTC, v_BKTC, CHUNKS)
         return mixed_BHTC
     grouped = q_BHTC.shape[1] != k_BKTC.shape[1]

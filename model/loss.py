@@ -147,7 +147,7 @@ def value_of(loss: Loss, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> 
 
 
 LOSS_ON = {"cpu": "chunked", "cuda": "full"}
-"""The variant of each type of device, the best in `benchmarks/results/loss_variants.json`."""
+"""The variant of each type of device; `benchmarks/loss_variants.py` compares them."""
 
 
 def make_loss(name: str, *, compiled: bool) -> Loss:
