@@ -113,7 +113,7 @@ def run_sweeper(state: str, *, folder: Path) -> dict[str, Any]:
     """`sweeper run` of the study, into a folder of its own."""
     out = folder / state
     program = [sys.executable, "-m", "sweeper", "run", str(folder / "study.yaml"), "--out", str(out)]
-    wall = run(program, cache=folder / "cache-sweeper")[0]
+    wall = run(program, cache=folder / "sweeper")[0]
     lines = (out / "useful-fraction" / "full" / "ledger.jsonl").read_text().splitlines()
     finals = [record for record in map(json.loads, lines) if record["type"] == "final"]
     if [record["status"] for record in finals] != ["ok"] * 8:
@@ -135,15 +135,21 @@ def run_sweeper(state: str, *, folder: Path) -> dict[str, Any]:
 def run_script(setting: Path, how: str, *, folder: Path) -> dict[str, Any]:
     """The same trials by the hand-written script."""
     program = [sys.executable, str(ROOT / "benchmarks" / "ray_script.py"), str(setting), how]
-    wall, said = run(program, cache=folder / f"cache-{how}")
+    wall, said = run(program, cache=folder / how)
     return summary(wall, json.loads(said.splitlines()[-1])["trials"])
 
 
 def run(program: list[str], *, cache: Path) -> tuple[float, str]:
-    """Wall-clock seconds of a process and what it printed. Its compile cache is its own."""
+    """Wall-clock seconds of a process and what it printed. Its compile cache is its own, and its temporary folder.
+
+    (Inductor keeps precompiled C++ headers in the latter, whatever folder its cache was given.)
+    """
+    temporary = cache / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
-        "TORCHINDUCTOR_CACHE_DIR": str(cache),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "compiled"),
+        "TMPDIR": str(temporary),
         "PYTHONPATH": str(ROOT),
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONWARNINGS": "ignore",

@@ -228,8 +228,10 @@ def _execute(
             adapter.run(session, logs=run.folder.logs, options=options or {})
         else:
             from runners import ray_tune
+            from runners.compile_ahead import compiler_tried_ahead
 
-            ray_tune.run(session, cpus=cpus, gpus=gpus, logs=run.folder.logs)
+            with compiler_tried_ahead(wanted=not gpus and run.loaded.study.trial.compile):
+                ray_tune.run(session, cpus=cpus, gpus=gpus, logs=run.folder.logs)
 
     if in_process:
         settle_threads(cpus)
