@@ -11,8 +11,8 @@ from pathlib import Path
 
 PREFIX = "sweeper-ray-"
 LOCK = ".alive"
-LONGEST_PARENT = 30
-"""Ray's sockets lie some 70 characters deeper, and a socket's path may have 107."""
+LONGEST_PARENT = 22
+"""A socket's path may have 107 characters, and Ray's lie up to 85 deeper."""
 
 
 def scratch_parent() -> Path:
