@@ -4,14 +4,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check lint fmt bench install clean
+.PHONY: run test campaign check lint fmt bench install clean
 
 run: $(INSTALLED)          ## set up and run the default study
 	$(BIN)/sweeper run studies/depth_vs_ffn.yaml
 
 test: $(INSTALLED)         ## set up and run every test
-	$(BIN)/python -m pytest -m "not alone"
+	$(BIN)/python -m pytest -m "not alone and not campaign"
 	$(BIN)/python -m pytest -m alone --numprocesses 0
+
+campaign: $(INSTALLED)     ## what takes too long for `test`: kills, clusters, thousands of trials, search quality
+	$(BIN)/python -m pytest -m campaign --numprocesses 0 --capture no
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/search_quality.py
 
 lint: $(INSTALLED)         ## style, types, import rules
 	$(BIN)/ruff check .
@@ -27,6 +32,7 @@ fmt: $(INSTALLED)          ## rewrite to the house style
 
 bench: $(INSTALLED)        ## measure this machine; results go to benchmarks/results/
 	$(BIN)/python benchmarks/plan_speed.py
+	$(BIN)/python benchmarks/plan_scale.py
 
 install: $(INSTALLED)
 

@@ -59,7 +59,7 @@ class Shape:
         """Exact parameter counts, equal to those of the model as built."""
         trunk = self.n_layers * (self._layer_matmul + 2 * self.d_model) + self.d_model
         table = self.vocab_size * self.d_model
-        head = 0 if self.tie_embeddings else table
+        head = table * (1 - self.tie_embeddings)
         return Params(total=trunk + table + head, trunk=trunk, embedding=table, head=head)
 
     @property
@@ -184,7 +184,7 @@ def _kv_heads(n_heads: int, n_kv_heads: int | None, kv_groups: int | None) -> in
             )
         return n_heads // kv_groups
     if n_kv_heads is None:
-        return min(divisors, key=lambda k: (_ratio(k, n_heads / 3), k))
+        return default_kv_heads(n_heads)
     if n_heads % n_kv_heads:
         below, above = neighbours(n_heads, n_kv_heads)
         heads = f"{below} or {above}" if below else f"{above}"
@@ -194,6 +194,12 @@ def _kv_heads(n_heads: int, n_kv_heads: int | None, kv_groups: int | None) -> in
             f"{_nearest(divisors, n_kv_heads)} KV heads, or {heads} heads",
         )
     return n_kv_heads
+
+
+def default_kv_heads(n_heads: int) -> int:
+    """The divisor of n_heads nearest, by ratio, to a third of it; the lower on a tie."""
+    divisors = [k for k in range(1, n_heads + 1) if n_heads % k == 0]
+    return min(divisors, key=lambda k: (_ratio(k, n_heads / 3), k))
 
 
 def _nearest(values: list[int], wanted: int) -> int:

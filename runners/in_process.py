@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -42,12 +43,13 @@ def run(
 
 def _run_job(session: Asked, running: JobRun, job: Job) -> None:
     rungs: list[Rung] = []
+    began = time.monotonic()
     try:
         while isinstance(event := running.next_event(), Rung):
             rungs.append(event)
             if isinstance(session.tell(event), Stop):
                 running.close()
-                event = stopped(job, rungs)
+                event = stopped(job, rungs, seconds=time.monotonic() - began)
                 break
     finally:
         running.close()

@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import statistics
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sweeper.records import Event, Failed, Final, Job, Rung
+from sweeper.records import Event, Failed, Final, Job, Rung, SpeedSummary
 
 DEFAULT_TARGET = "runners.trial:run_job"
 """Where the function lies that turns a job into its events, as "module:function"."""
+
+LEAST_WINDOWS = 3
+"""Of a speed: fewer don't say how far it can be relied on."""
 
 JobFunction = Callable[..., Iterator[Event]]
 """Takes a Job, and by name the options that its runner was given."""
@@ -84,8 +89,11 @@ def failed(job: Job, error: BaseException) -> Failed:
     return Failed(job=job, error=f"{name}: {lines[0]}" if lines else name, traceback=text)
 
 
-def stopped(job: Job, rungs: Sequence[Rung]) -> Final:
-    """The outcome of a job that was told to stop after `rungs`; those of a training that was begun anew don't count."""
+def stopped(job: Job, rungs: Sequence[Rung], *, seconds: float) -> Final:
+    """The outcome of a job that was told to stop after `rungs`, `seconds` after it was handed out.
+
+    Rungs of a training that was begun anew don't count. It keeps its speed where enough of it was timed.
+    """
     begun = max((n for n in range(1, len(rungs)) if rungs[n].tokens <= rungs[n - 1].tokens), default=0)
     return Final(
         job=rungs[-1].job if rungs else job,
@@ -94,10 +102,34 @@ def stopped(job: Job, rungs: Sequence[Rung]) -> Final:
         val_bpb=None,
         curve=tuple((rung.tokens, rung.loss) for rung in rungs[begun:]),
         tokens=rungs[-1].tokens if rungs else 0,
-        seconds={},
-        speed=None,
+        seconds=_spent(rungs[begun:], seconds),
+        speed=_speed(rungs[begun:]),
         peak_memory_bytes=None,
-        environment={},
+        environment={"device": rungs[-1].device} if rungs else {},
+    )
+
+
+def _spent(rungs: Sequence[Rung], seconds: float) -> dict[str, float]:
+    """What of a stopped job's seconds its timed steps took; the rest is booked to its set-up."""
+    train = sum(
+        (rung.tokens - before.tokens) / rung.tokens_per_s for before, rung in pairwise(rungs) if rung.tokens_per_s
+    )
+    return {"set_up": round(max(0.0, seconds - train), 3), "train": round(train, 3)}
+
+
+def _speed(rungs: Sequence[Rung]) -> SpeedSummary | None:
+    """By the windows between rungs, where there are at least three."""
+    windows = tuple(rung.tokens_per_s for rung in rungs if rung.tokens_per_s)
+    if len(windows) < LEAST_WINDOWS:
+        return None
+    config, median = rungs[-1].job.config, statistics.median(windows)
+    return SpeedSummary(
+        tokens_per_s=median,
+        low=min(windows),
+        high=max(windows),
+        windows=windows,
+        step_ms=1000 * config.recipe.tokens_per_step / median,
+        tflops_per_s=median * config.shape.train_flops_per_token(config.recipe.seq_len) / 1e12,
     )
 
 

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -107,6 +108,7 @@ class _Desk:
         self._jobs: dict[str, Job] = {}
         self._again: list[Job] = []
         self._rungs: dict[str, list[Rung]] = {}
+        self._began: dict[str, float] = {}
         self.error: Exception | None = None
 
     def ask(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -121,7 +123,7 @@ class _Desk:
             return Searcher.FINISHED
         if isinstance(answer, Wait):
             return None
-        self._jobs[trial_id], self._rungs[trial_id] = answer, []
+        self._jobs[trial_id], self._rungs[trial_id], self._began[trial_id] = answer, [], time.monotonic()
         return {**self._job_config, "job": json.dumps(answer.to_dict())}
 
     def on_rung(self, trial_id: str, rung: Rung) -> Continue | Stop:
@@ -133,13 +135,14 @@ class _Desk:
     def on_end(self, trial_id: str, event: Event) -> None:
         """Tell a job's outcome. A last event that is a Rung is that of a job told to stop."""
         job, rungs = self._jobs.pop(trial_id), self._rungs.pop(trial_id)
+        seconds = time.monotonic() - self._began.pop(trial_id)
         with self._keep_error():
-            self._session.tell(stopped(job, rungs) if isinstance(event, Rung) else event)
+            self._session.tell(stopped(job, rungs, seconds=seconds) if isinstance(event, Rung) else event)
 
     def on_death(self, trial_id: str, report: str) -> None:
         """Tell that a job's process died; `report` is what Ray says about it. A job not begun is handed out again."""
         job = self._jobs.pop(trial_id)
-        del self._rungs[trial_id]
+        del self._rungs[trial_id], self._began[trial_id]
         if RECYCLED in report:
             self._again.append(job)
             return

@@ -155,6 +155,7 @@ class _Run:
                 tokens=self.training.step_index * self.recipe.tokens_per_step,
                 loss=statistics.fmean(losses),
                 tokens_per_s=rate,
+                device=self.environment["device"],
             )
         val_loss, val_bpb = self.evaluate(dataset)
         if not math.isfinite(val_loss):

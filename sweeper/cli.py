@@ -82,7 +82,8 @@ def _make_plan(loaded: LoadedStudy, records: Sequence[dict[str, Any]] = ()) -> P
     from runners.data.inventory import train_tokens
     from sweeper.machine import cpu_count, job_gpus
     from sweeper.planning.estimates import calibrate
-    from sweeper.planning.plan import TrainTokens, make_plan
+    from sweeper.planning.held import TrainTokens
+    from sweeper.planning.plan import make_plan
 
     def known_tokens(name: str, vocab_size: int) -> TrainTokens | None:
         path = str(loaded.data_path) if loaded.data_path else None
@@ -273,8 +274,10 @@ def _status(arguments: Any) -> None:
     run = _open(arguments)
     live = is_locked(run.folder.lock)
     records = read(run.folder.ledger)
-    points = run.points(run.replayed(records))
-    status = status_json(records, points, seeds=run.loaded.study.trial.seeds, live=live)
+    driver = run.replayed(records)
+    status = status_json(
+        records, run.points(driver), seeds=run.loaded.study.trial.seeds, live=live, to_propose=driver.to_propose
+    )
     if arguments.json:
         print(json.dumps(status, indent=2))
     else:

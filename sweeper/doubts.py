@@ -27,7 +27,7 @@ _UNFINISHED: tuple[tuple[State, str, str], ...] = (
 )
 
 
-def study_doubts(states: Sequence[JobState], configs: Sequence[Config]) -> tuple[str, ...]:
+def study_doubts(states: Sequence[JobState], configs: Sequence[Config], *, to_propose: int = 0) -> tuple[str, ...]:
     """Doubts about the study as a whole: what hasn't ended well, and what can't be compared at all."""
     counts = Counter(state.state for state in states)
     failed = [state.to_do for state in states if state.state == "failed" and not state.untrained]
@@ -40,6 +40,8 @@ def study_doubts(states: Sequence[JobState], configs: Sequence[Config]) -> tuple
         *((counts[state], how, what_to_do) for state, how, what_to_do in _UNFINISHED),
     ]
     doubts = [f"{n} of {len(states)} jobs {how}: {what_to_do}." for n, how, what_to_do in found if n]
+    if to_propose:
+        doubts.append(f"{to_propose} more, of configs that the search has yet to choose: `sweeper run` does them.")
     if len({config.shape.vocab_size for config in configs}) > 1:
         doubts.append("Vocabularies differ, and a loss per token can't be compared between them: hold one fixed.")
     return tuple(doubts)

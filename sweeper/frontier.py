@@ -110,11 +110,13 @@ def frontier(
     planned: Sequence[PlannedPoint],
     objectives: Mapping[str, str],
     seeds: int | None = None,
+    to_propose: int = 0,
 ) -> Frontier:
     """The frontier of each kind of device that measured at least one of the `planned` points.
 
     `records` are ledger lines; those of ids not planned are ignored. `seeds` is how many each config should
-    have (trials of further seeds are ignored), None to go by what was asked. Raises UsageError for an objective
+    have (trials of further seeds are ignored), None to go by what was asked; `to_propose` are the trainings of configs
+    that the search has yet to choose. Raises UsageError for an objective
     that isn't supported.
     """
     for name, direction in objectives.items():
@@ -133,9 +135,9 @@ def frontier(
         objectives=dict(objectives),
         planned=len(planned),
         jobs=dict(Counter(state.state for state in states)),
-        to_do=sum(state.to_do for state in states),
+        to_do=sum(state.to_do for state in states) + to_propose,
         frontiers=tuple(frontiers),
-        doubts=study_doubts(states, [point.config for point in planned]),
+        doubts=study_doubts(states, [point.config for point in planned], to_propose=to_propose),
         useful=replace(useful_fraction(records), trials=()),
     )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from sweeper.records import (
     SCHEMA,
@@ -32,6 +32,30 @@ def asked_record(job: Job) -> dict[str, Any]:
     """The line of a job that is about to be handed out."""
     own = {"device": None, "attempt": job.attempt, "job": job.to_dict()}
     return {"schema": SCHEMA, "type": "asked", **job.ids(), **own}
+
+
+def replay(records: Iterable[Mapping[str, Any]], driver: Replayed) -> None:
+    """Have a Driver know what a ledger knows: what was asked for, how it went, and what came out."""
+    asked: dict[str, Job] = {}
+    for record in records:
+        if record["type"] == "asked":
+            job = Job.from_dict(record["job"])
+            asked[job.job_id] = job
+            driver.adopt(job)
+        elif record["type"] == "rung" and (running := asked.get(record.get("trial_id", ""))) is not None:
+            driver.tell(Rung(job=running, tokens=record["tokens"], loss=record["loss"]))
+        elif (event := event_from_record(record)) is not None:
+            driver.tell(event)
+
+
+class Replayed(Protocol):
+    """What a ledger is replayed to: a Driver."""
+
+    def adopt(self, job: Job) -> None:
+        """A job that an earlier run asked for."""
+
+    def tell(self, event: Event) -> object:
+        """An event of an earlier run."""
 
 
 def event_record(event: Event) -> dict[str, Any]:

@@ -14,9 +14,13 @@ from rich.text import Text
 from sweeper.records import Job
 from sweeper.search.driver import State
 
+MANY = 1000
+"""Of more jobs than these, counts may be a second old."""
+
 
 class Progress:
-    """Observes a session. `jobs` are all that may be asked, `states` tells what has become of the wanted ones now.
+    """Observes a session. `jobs` are all that may be asked, `states` tells what has become of the wanted ones now,
+    `more` how many there will be of configs that aren't chosen yet.
 
     Time left is the mean seconds of the jobs of this run, so it is unknown until the first one ends.
     """
@@ -29,7 +33,11 @@ class Progress:
         states: Callable[[], Mapping[str, State]],
         label: Callable[[Job], str],
         at_a_time: int = 1,
+        more: Callable[[], int] = lambda: 0,
     ) -> None:
+        self._more = more
+        self._last_states: list[State] = []
+        self._looked_at = 0.0
         self._console, self._jobs, self._states, self._label = console, jobs, states, label
         self._at_a_time = at_a_time
         self._started: dict[str, float] = {}
@@ -90,14 +98,15 @@ class Progress:
             parts.append(f"loss {record['val_loss']:.4f}")
         if record.get("speed"):
             parts.append(f"{record['speed']['tokens_per_s']:,.0f} tokens/s")
-        states = list(self._states().values())
-        count = f"{min(len(states), states.count('done') + (record['type'] != 'failed')):>3}/{len(states)}"
+        states = self._fresh_states()
+        done = min(len(states), states.count("done") + (record["type"] != "failed"))
+        count = f"{done:>3}/{len(states) + self._more()}"
         return Text(f"  {count}  {name}: {', '.join(parts)}  ({seconds:.0f} s)")
 
     def _block(self) -> Text:
-        states = list(self._states().values())
-        left = sum(state in ("missing", "running") for state in states)
-        text = f"{states.count('done')} of {len(states)} done, {len(self._current)} running"
+        states = self._fresh_states()
+        left = sum(state in ("missing", "running") for state in states) + self._more()
+        text = f"{states.count('done')} of {len(states) + self._more()} done, {len(self._current)} running"
         if failed := states.count("failed"):
             text += f", {failed} failed"
         if self._durations and left:
@@ -107,6 +116,13 @@ class Progress:
             text += f"; best loss {self._best[0]:.4f} ({self._best[1]})"
         running = [f"\n  {self._name(self._asked[i])}: {what}" for i, what in self._current.items() if i in self._asked]
         return Text(text + "".join(running))
+
+    def _fresh_states(self) -> list[State]:
+        """Of all jobs; of very many, not more often than their number allows to count them."""
+        now = time.monotonic()
+        if len(self._last_states) < MANY or now - self._looked_at > 1.0:
+            self._last_states, self._looked_at = list(self._states().values()), now
+        return self._last_states
 
     def _name(self, job: Job) -> str:
         name = self._label(job)

@@ -299,12 +299,16 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """Mean training loss (nats per token) since the last rung, at `tokens` tokens. Progress, never ranked."""
+    """Mean training loss (nats per token) since the last rung, at `tokens` tokens. Progress, never ranked.
+
+    `tokens_per_s` of the steps since the last rung, None while they aren't timed; `device` by its kind.
+    """
 
     job: Job
     tokens: int
     loss: float
     tokens_per_s: float | None = None
+    device: str | None = None
     type: str = "rung"
 
 

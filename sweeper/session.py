@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sweeper.ledger import Ledger
-from sweeper.lines import asked_record, event_from_record, event_record, started_record
+from sweeper.lines import asked_record, event_record, replay, started_record
 from sweeper.records import Continue, Done, Event, Job, Stop, Wait
 from sweeper.search.driver import Driver
 
@@ -35,10 +35,7 @@ class Session:
         command: str = "",
     ) -> None:
         self._driver, self._ledger, self._observers = driver, ledger, tuple(observers)
-        for record in ledger.records:
-            event = event_from_record(record)
-            if event is not None:
-                driver.tell(event)
+        replay(ledger.records, driver)
         self._record(started_record(devices=devices, command=command))
 
     def ask(self) -> Job | Wait | Done:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +17,23 @@ from rich.console import Console
 from sweeper.errors import JobsFailed, UsageError
 from sweeper.labels import duration, labels
 from sweeper.ledger import Ledger, held, read
-from sweeper.lines import event_from_record
+from sweeper.lines import replay
 from sweeper.observations import PlannedPoint
-from sweeper.planning.plan import Plan, plan_json
+from sweeper.planning.notes import MOST_CANDIDATES
+from sweeper.planning.plan import Plan, PlannedConfig, plan_json
 from sweeper.progress import Progress
 from sweeper.records import DeviceType, Job
 from sweeper.run_folder import RunFolder, write_atomically
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
+from sweeper.search.early_stop import SuccessiveHalving
 from sweeper.search.resolving import AUTO, JobSettings, MicroBatches
 from sweeper.session import Session
 from sweeper.study.schema import LoadedStudy
 
 if TYPE_CHECKING:
     from sweeper.frontier import Frontier
+    from sweeper.search.storage import Mirror
 
 Record = Mapping[str, Any]
 Runner = Callable[[Session], None]
@@ -48,21 +53,34 @@ class StudyRun:
     folder: RunFolder
     command: str = ""
 
+    @cached_property
+    def candidates(self) -> tuple[PlannedConfig, ...]:
+        """What the search chooses from: the feasible configs, or MOST_CANDIDATES of them, drawn by its seed.
+
+        A grid takes them all.
+        """
+        configs, search = self.plan.configs, self.loaded.study.search
+        if search.method == "grid" or len(configs) <= MOST_CANDIDATES:
+            return tuple(configs)
+        drawn = random.Random(search.seed).sample(range(len(configs)), MOST_CANDIDATES)
+        return tuple([configs[number] for number in sorted(drawn)])
+
     def driver(self, *, device: DeviceType = "cpu") -> Driver:
         """A Driver that has been told nothing yet."""
         study = self.loaded.study
         micro_batches = {
             planned.config.config_id: MicroBatches(executions=planned.executions, choose=planned.choose)
-            for planned in self.plan.configs
+            for planned in self.candidates
         }
         strategy = make_strategy(
             study.search.method,
-            [planned.config for planned in self.plan.configs],
+            [planned.config for planned in self.candidates],
             trials=study.search.trials,
             seed=study.search.seed,
             axes=study.differing,
+            objectives=study.objectives,
         )
-        path, hours = self.loaded.data_path, study.search.max_gpu_hours
+        path, hours, stop = self.loaded.data_path, study.search.max_gpu_hours, study.search.early_stop
         return Driver(
             strategy,
             seeds=study.trial.seeds,
@@ -74,14 +92,13 @@ class StudyRun:
                 shared_ok=study.resources.allow_shared,
             ),
             max_device_seconds=None if hours is None else hours * 3600,
+            early_stop=None if stop is None else SuccessiveHalving(grace=stop.grace),
         )
 
     def replayed(self, records: Sequence[Record]) -> Driver:
         """A Driver that knows what the ledger knows."""
         driver = self.driver()
-        for record in records:
-            if (event := event_from_record(record)) is not None:
-                driver.tell(event)
+        replay(records, driver)
         return driver
 
     def points(self, driver: Driver) -> list[PlannedPoint]:
@@ -95,7 +112,7 @@ class StudyRun:
                 ladder=planned.executions if planned.choose == "fastest" else (),
                 memory_bytes=self.loaded.study.budget.memory,
             )
-            for planned in self.plan.configs
+            for planned in self.candidates
             if planned.config.config_id in asked
             for execution in (planned.executions[:1] if planned.choose == "fastest" else planned.executions)
         ]
@@ -105,8 +122,8 @@ class StudyRun:
 
         A trial whose micro-batch is the fastest of a ladder is named without it, as its point is.
         """
-        configs = [planned.config for planned in self.plan.configs]
-        points = [(planned, execution) for planned in self.plan.configs for execution in planned.executions]
+        configs = [planned.config for planned in self.candidates]
+        points = [(planned, execution) for planned in self.candidates for execution in planned.executions]
         rows = [{**planned.config.to_dict(), "batch_size": execution.batch_size} for planned, execution in points]
         known: dict[tuple[str, int], str] = {}
         for (planned, execution), name in zip(points, labels(rows), strict=True):
@@ -116,7 +133,7 @@ class StudyRun:
                 known.setdefault((probed, execution.batch_size), f"{name} {precision}")
         of_trials = {
             planned.config.config_id: name
-            for planned, name in zip(self.plan.configs, labels([c.to_dict() for c in configs]), strict=True)
+            for planned, name in zip(self.candidates, labels([c.to_dict() for c in configs]), strict=True)
             if planned.choose == "fastest"
         }
 
@@ -148,9 +165,9 @@ class StudyRun:
 
         study = self.loaded.study
         with Ledger(self.folder.ledger, lock=self.folder.lock) as ledger:
-            self._check_data(ledger.records, fingerprint_of)
-            self.write_study()
             known = self.replayed(ledger.records)
+            self._check_data(known, ledger.records, fingerprint_of)
+            self.write_study()
             seconds = self.seconds_missing(known) / at_a_time
             about = f", about {duration(seconds)}" if seconds else ""
             console.print(_census(known, ledger.records) + about, highlight=False)
@@ -164,15 +181,19 @@ class StudyRun:
                 description=study.question,
             ) as tracker:
                 tracker.catch_up(ledger.records)
+                mirror = self._mirror(ledger.records)
                 try:
-                    if "missing" in known.states().values():
+                    if "missing" in known.states().values() or known.to_propose:
                         # Importing MLflow keeps a core busy: on two cores that would slow the first trial.
                         tracker.drain(START_SECONDS)
                         driver = self.driver(device=device)
-                        self._drive(driver, ledger, runner, console, tracker.observe, at_a_time)
+                        observers = [tracker.observe, *([mirror.observe] if mirror else [])]
+                        self._drive(driver, ledger, runner, console, observers, at_a_time)
                 except KeyboardInterrupt:
                     tracker.close(interrupted=True, timeout=DRAIN_SECONDS_INTERRUPTED)
                     raise
+                if mirror is not None and mirror.warning:
+                    console.print(mirror.warning, style="yellow", highlight=False)
                 records = read(self.folder.ledger)
                 if spent := self._spent(self.replayed(records)):
                     console.print(spent, style="yellow", highlight=False)
@@ -183,32 +204,57 @@ class StudyRun:
                     console.print(tracker.warning, style="yellow", highlight=False)
         return records, found
 
+    def _mirror(self, records: Sequence[Record]) -> Mirror | None:
+        """The storage that `search.storage` names, with what is known already."""
+        study = self.loaded.study
+        if study.search.storage is None:
+            return None
+        from sweeper.search.storage import Mirror
+
+        mirror = Mirror(
+            study.search.storage,
+            name=f"{study.name}/{self.loaded.profile}",
+            objectives=study.objectives,
+            axes=study.differing,
+            configs=[planned.config for planned in self.candidates],
+        )
+        mirror.catch_up(records)
+        return mirror
+
     def _drive(
         self,
         driver: Driver,
         ledger: Ledger,
         runner: Runner,
         console: Console,
-        track: Callable[[Record], None],
+        observers: Sequence[Callable[[Record], None]],
         at_a_time: int,
     ) -> None:
-        progress = Progress(console, jobs=driver.jobs, states=driver.states, label=self.labeller(), at_a_time=at_a_time)
+        progress = Progress(
+            console,
+            jobs=driver.jobs,
+            states=driver.states,
+            more=lambda: driver.to_propose,
+            label=self.labeller(),
+            at_a_time=at_a_time,
+        )
         progress.note_earlier(ledger.records)
         with progress:
-            observers = (track, progress.observe)
+            observers = [*observers, progress.observe]
             runner(Session(driver, ledger, observers=observers, devices=at_a_time, command=self.command))
 
     def seconds_missing(self, driver: Driver) -> float:
         """Device-seconds of the trainings that are missing, by the plan; no more than what is left of the hours."""
-        each = {planned.config.config_id: planned.seconds for planned in self.plan.configs}
+        each = {planned.config.config_id: planned.seconds for planned in self.candidates}
         states, hours = driver.states(), self.loaded.study.search.max_gpu_hours
         trainings = [job for job_id, job in driver.jobs.items() if job.kind == "train" and states[job_id] == "missing"]
         seconds = sum(each[job.config.config_id] for job in trainings)
+        seconds += driver.to_propose * sum(each.values()) / len(each)
         return seconds if hours is None else max(0.0, min(seconds, hours * 3600 - driver.device_seconds))
 
     def _spent(self, driver: Driver) -> str:
         """That the study ended for want of hours, "" where it didn't."""
-        missing = list(driver.states().values()).count("missing")
+        missing = list(driver.states().values()).count("missing") + driver.to_propose
         if not missing or not driver.is_spent:
             return ""
         hours, taken = self.loaded.study.search.max_gpu_hours, driver.device_seconds / 3600
@@ -217,9 +263,9 @@ class StudyRun:
             "raise it, and the same command does them"
         )
 
-    def _check_data(self, records: Sequence[Record], fingerprint_of: FingerprintOf) -> None:
+    def _check_data(self, known: Driver, records: Sequence[Record], fingerprint_of: FingerprintOf) -> None:
         """Refuse to add to results that were measured on other data of the same name."""
-        wanted = set(self.driver().jobs)
+        wanted = set(known.jobs)
         kept: dict[tuple[str, int], set[str]] = {}
         for record in records:
             if record["type"] == "final" and record["trial_id"] in wanted:
@@ -246,14 +292,15 @@ class StudyRun:
         from sweeper.frontier import frontier
         from sweeper.report.html import write_report
 
-        study = self.loaded.study
+        study, driver = self.loaded.study, self.replayed(records)
         result = frontier(
             records,
             study=study.name,
             profile=self.loaded.profile,
-            planned=self.points(self.replayed(records)),
+            planned=self.points(driver),
             objectives=study.objectives,
             seeds=study.trial.seeds,
+            to_propose=driver.to_propose,
         )
         write_report(
             self.folder,
@@ -299,8 +346,8 @@ def _census(driver: Driver, records: Sequence[Record]) -> str:
     states = driver.states()
     kept = [job_id for job_id in settled if states.get(job_id) == "done"]
     stale = settled - set(driver.jobs)
-    missing = [job_id for job_id, state in states.items() if state == "missing"]
-    parts = [f"{len(missing)} jobs to do"] if not settled else [f"{len(kept)} kept", f"{len(missing)} to do"]
+    missing = list(states.values()).count("missing") + driver.to_propose
+    parts = [f"{missing} jobs to do"] if not settled else [f"{len(kept)} kept", f"{missing} to do"]
     if stale:
         parts.append(f"{len(stale)} no longer asked (kept in the ledger)")
     return ", ".join(parts)

@@ -86,6 +86,9 @@ class FakeSession:
         self.most_running = max(self.most_running, len(self.running))
         return job
 
+    def adopt(self, job: Job) -> None:
+        """Nothing: its jobs are settled."""
+
     def tell(self, event: Event) -> Continue | Stop:
         """Keep the event."""
         self.events.append(event)
@@ -179,6 +182,30 @@ def _busy(job: Job, argument: str) -> Iterator[Event]:
     yield make_final(job)
 
 
+def _valley(job: Job, argument: str) -> Iterator[Event]:
+    """Sleeps `argument` seconds; its loss and its speed depend on its layers alone."""
+    began, layers = time.time(), job.config.shape.n_layers
+    time.sleep(float(argument))
+    speed = 1e6 / layers
+    yield make_final(
+        job,
+        val_loss=2.0 + (layers / 100 - 1.7) ** 2,
+        speed=SpeedSummary(tokens_per_s=speed, low=speed, high=speed, windows=(speed,), step_ms=1.0),
+        environment={
+            "device": "pretended",
+            "node": _node(),
+            "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "began": began,
+            "ended": time.time(),
+        },
+    )
+
+
+def _node() -> str | None:
+    ray = sys.modules.get("ray")
+    return ray.get_runtime_context().get_node_id() if ray is not None and ray.is_initialized() else None
+
+
 def _seen() -> dict[str, object]:
     import model
     import runners
@@ -204,4 +231,5 @@ _DEEDS: dict[str, Callable[[Job, str], Iterator[Event]]] = {
     "begins_anew": _begins_anew,
     "threads": _threads,
     "busy": _busy,
+    "valley": _valley,
 }

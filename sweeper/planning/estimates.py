@@ -26,7 +26,7 @@ from statistics import median
 from typing import Any, Literal
 
 from model.shape import Shape
-from sweeper.records import Config, Precision
+from sweeper.records import Config, Precision, Recipe
 
 CPU_CORE_FLOPS_PER_S = 45e9
 """Achieved in fp32 training per core, at the sizes of a CPU proxy."""
@@ -49,9 +49,12 @@ class Calibration:
 
     def seconds(self, config: Config) -> float:
         """Predicted wall seconds of one trial of `config`, one seed, evaluation included."""
-        recipe = config.recipe
-        per_token = config.shape.train_flops_per_token(recipe.seq_len)
-        train_s = 60 * recipe.minutes if recipe.minutes else self.tokens(config) * per_token / self.achieved_flops_per_s
+        per_token = config.shape.train_flops_per_token(config.recipe.seq_len)
+        return float(self.seconds_of(per_token, self.tokens(config), config.recipe))
+
+    def seconds_of(self, per_token: Any, tokens: Any, recipe: Recipe) -> Any:
+        """`seconds` by training FLOPs per token and training tokens; of arrays, one for each."""
+        train_s = 60 * recipe.minutes if recipe.minutes else tokens * (per_token / self.achieved_flops_per_s)
         return train_s + recipe.eval_tokens / 3 * per_token / self.achieved_flops_per_s + self.overhead_s
 
     def tokens(self, config: Config) -> int:
@@ -59,9 +62,13 @@ class Calibration:
         recipe = config.recipe
         if recipe.tokens is not None:
             return recipe.tokens
-        per_step = config.shape.train_flops_per_token(recipe.seq_len) * recipe.tokens_per_step
-        steps = int(60 * (recipe.minutes or 0) * self.achieved_flops_per_s / per_step)
-        return max(1, steps) * recipe.tokens_per_step
+        return int(self.tokens_in_minutes(config.shape.train_flops_per_token(recipe.seq_len), recipe))
+
+    def tokens_in_minutes(self, per_token: Any, recipe: Recipe) -> Any:
+        """Those of the whole steps that the recipe's minutes are predicted to have; of an array, one for each."""
+        flops = 60 * (recipe.minutes or 0) * self.achieved_flops_per_s
+        steps = flops / (per_token * float(recipe.tokens_per_step)) // 1
+        return (steps + (steps < 1)) * recipe.tokens_per_step
 
 
 def assumed(*, gpus: int, cpus: int) -> Calibration:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any
 
 from model.shape import Shape, ShapeError, derive
@@ -36,108 +35,132 @@ class Point:
     batch_sizes: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class _Broken:
-    """A shape that breaks a head rule, whatever its budget says."""
-
-    drop: Drop
-
-
 @dataclass
 class Lattice:
-    """The points of `study`, made one at a time; shapes and trial settings that recur are worked out once.
+    """The points of `study`, by index: its shapes in their order, and for each the axes crossed in theirs.
 
-    A point is dropped for the first rule it fails: head rules, then those of the trial, then the parameter budget,
-    then the study's constraints in their order, then the memory.
+    The last axis varies fastest. A point is dropped for the first rule it fails: head rules, then those of the trial,
+    then the parameter budget, then the study's constraints in their order, then the memory. `at` works one point out;
+    `sweeper.planning.feasible` all of them.
     Raises UsageError where the study can't be planned at all.
     """
 
     study: Study
     window: Window | None = field(init=False)
+    solved: str | None = field(init=False)
+    rule: Solve | None = field(init=False)
+    values: Mapping[str, tuple[Any, ...]] = field(init=False)
+    strides: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         budget = self.study.budget.params
         self.window = None if budget is None else Window.of(budget)
         axes = self.study.axes
-        solved = [name for name, axis in axes.items() if isinstance(axis, Solve)]
-        if len(solved) > 1:
-            raise UsageError(f"axes.{solved[1]}: only one axis can be solved, and {solved[0]} is")
-        if solved and self.window is None:
-            raise UsageError(f"axes.{solved[0]}: solve: params needs budget.params")
-        self._solved = solved[0] if solved else None
-        self._values = {name: (_UNKNOWN,) if isinstance(axis, Solve) else axis for name, axis in axes.items()}
-        self._names = tuple(self._values)
-        self._shapes: tuple[Mapping[str, Any], ...] = self.study.shapes or ({},)
+        rules = {name: axis for name, axis in axes.items() if isinstance(axis, Solve)}
+        if len(rules) > 1:
+            first, second, *_ = rules
+            raise UsageError(f"axes.{second}: only one axis can be solved, and {first} is")
+        self.solved, self.rule = next(iter(rules.items()), (None, None))
+        if self.solved and self.window is None:
+            raise UsageError(f"axes.{self.solved}: solve: params needs budget.params")
+        self.values = {name: (_UNKNOWN,) if isinstance(axis, Solve) else axis for name, axis in axes.items()}
+        lengths = [len(values) for values in self.values.values()]
+        self.strides = {name: math.prod(lengths[place + 1 :]) for place, name in enumerate(self.values)}
+        self.shapes: tuple[Mapping[str, Any], ...] = self.study.shapes or ({},)
+        self._block = math.prod(lengths)
         self._trial = self.study.trial.model_dump()
         self._reference = reference_tokens(self.study.trial, axes)
         self._trials: dict[_Key, TrialSettings | Drop] = {}
-        self._constraints = Constraints(self.study.constraints)
+        self._known: dict[_Key, Shape | Drop] = {}
+        self.constraints = Constraints(self.study.constraints)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the axes, in their order."""
+        return tuple(self.values)
 
     @property
     def size(self) -> int:
         """How many points there are; a solved axis counts once per combination of the others."""
-        return len(self._shapes) * math.prod(len(values) for values in self._values.values())
+        return len(self.shapes) * self._block
 
-    def __iter__(self) -> Iterator[Point | Drop]:
-        """Shapes in their order, and for each the axes crossed in theirs, the last varying fastest."""
-        shape_at = [i for i, name in enumerate(self._names) if name in ShapeFields.model_fields]
-        trial_at = [i for i, name in enumerate(self._names) if name not in ShapeFields.model_fields]
-        for listed in self._shapes:
-            known: dict[_Key, Shape | Drop | _Broken] = {}
-            for values in product(*self._values.values()):
-                key = tuple([values[i] for i in shape_at])
-                shape = known.get(key)
-                if shape is None:
-                    shape = known[key] = self._shape(listed, {self._names[i]: values[i] for i in shape_at})
-                if isinstance(shape, _Broken):
-                    yield shape.drop
-                else:
-                    trial = self._settings(listed, {self._names[i]: values[i] for i in trial_at})
-                    yield self._point(shape, trial)
+    @property
+    def budget_rule(self) -> str:
+        """The reason for dropping what misses the parameter budget."""
+        return BUDGET_RULE if self.solved is None else f"solve {self.solved}"
 
-    def _point(self, shape: Shape | Drop, trial: TrialSettings | Drop) -> Point | Drop:
+    def first_index(self, listed: int) -> int:
+        """Of the points with one of `shapes`."""
+        return listed * self._block
+
+    def at(self, index: int) -> Point | Drop:
+        """The point of that index, or why it is dropped."""
+        shape, trial = self.shape_at(index), self.settings_at(index)
+        if isinstance(shape, Drop) and shape.of_heads:
+            return shape
         if isinstance(trial, Drop):
             return trial
         if isinstance(shape, Drop):
             return shape
         config, cap = Config(shape=shape, recipe=trial.recipe(shape)), self.study.budget.memory
-        if broken := self._constraints.first_broken(config):
+        if broken := self.constraints.first_broken(config):
             return broken
         if cap is None:
             return Point(config, trial.batch_sizes)
         batch_sizes = rungs_within(cap, config, trial.batch_sizes)
         return Point(config, batch_sizes) if batch_sizes else too_large(cap, config, trial.batch_sizes[0])
 
-    def _settings(self, listed: Mapping[str, Any], axes: Mapping[str, Any]) -> TrialSettings | Drop:
-        preset = {name: listed[name] for name in _PRESET_TRIAL if name in listed}
+    def shape_at(self, index: int) -> Shape | Drop:
+        """The shape of a point, or why it has none: by the head rules and the parameter budget."""
+        listed, axes = self._coordinates(index, of_shape=True)
+        key = (listed, *axes.values())
+        if self._known.get(key) is None:
+            if len(self._known) > _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = self._shape({**self.base_fields(listed), **axes})
+        return self._known[key]
+
+    def settings_at(self, index: int) -> TrialSettings | Drop:
+        """The trial's settings at a point, or the rule of the trial that they break."""
+        listed, axes = self._coordinates(index, of_shape=False)
+        preset = {name: self.shapes[listed][name] for name in _PRESET_TRIAL if name in self.shapes[listed]}
         key = (*preset.items(), *axes.values())
         known = self._trials.get(key)
         if known is None:
             known = self._trials[key] = settle(with_axes(self._trial, {**preset, **axes}), reference=self._reference)
         return known
 
-    def _shape(self, listed: Mapping[str, Any], axes: Mapping[str, Any]) -> Shape | Drop | _Broken:
-        own = {name: value for name, value in listed.items() if name not in _PRESET_TRIAL}
-        fields = {**self.study.model, **own, **axes}
+    def base_fields(self, listed: int) -> dict[str, Any]:
+        """The shape fields of one of `shapes` that no axis sets. Raises UsageError where there are too few."""
+        own = {name: value for name, value in self.shapes[listed].items() if name not in _PRESET_TRIAL}
+        fields = {**self.study.model, **own}
         for name in ("n_layers", "d_model", "vocab_size"):
-            if fields.get(name) is None:
+            if fields.get(name) is None and name not in self.values:
                 raise UsageError(f"model.{name}: missing; give it in model, in axes, or in each of shapes")
-        fields["tie_embeddings"] = bool(fields.get("tie_embeddings"))
+        return {**fields, "tie_embeddings": bool(fields.get("tie_embeddings"))}
+
+    def _coordinates(self, index: int, *, of_shape: bool) -> tuple[int, dict[str, Any]]:
+        """Which of `shapes`, and the values of the axes that are fields of a shape, or of the others."""
+        listed, rest = divmod(index, self._block)
+        wanted = [name for name in self.values if (name in ShapeFields.model_fields) == of_shape]
+        return listed, {name: self.values[name][rest // self.strides[name] % len(self.values[name])] for name in wanted}
+
+    def _shape(self, fields: Mapping[str, Any]) -> Shape | Drop:
+        window = self.window
         try:
-            return self._within_budget(fields)
+            if self.solved is not None and self.rule is not None and window is not None:
+                return solve(self.solved, fields, self.rule, window)
+            shape = derive(fields)
         except ShapeError as error:
             message = str(error)
-            return _Broken(Drop(reason=error.rule, message=lambda: message))
-
-    def _within_budget(self, fields: Mapping[str, Any]) -> Shape | Drop:
-        window = self.window
-        rule = self.study.axes.get(self._solved or "")
-        if self._solved is not None and isinstance(rule, Solve) and window is not None:
-            return solve(self._solved, fields, rule, window)
-        shape = derive(fields)
+            return Drop(reason=error.rule, message=lambda: message, of_heads=True)
         if window is None or window.holds(window.counted(shape)):
             return shape
         return Drop(reason=BUDGET_RULE, message=lambda: _outside(shape, window))
+
+
+_MOST_KNOWN = 10_000
+"""Shapes that are kept, as points that differ in their trial alone follow one another."""
 
 
 def _outside(shape: Shape, window: Window) -> str:

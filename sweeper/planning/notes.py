@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sweeper.labels import gibibytes
 from sweeper.planning.memory import LADDER_SLACK
 from sweeper.planning.tokens import reference_tokens
-from sweeper.records import Config
 from sweeper.study.schema import Ladder, Study
 
+if TYPE_CHECKING:
+    from sweeper.planning.feasible import Group
 
-def notes(study: Study, batches: Mapping[Config, Sequence[int]]) -> tuple[str, ...]:
-    """One sentence for each thing that the plan's figures don't show; `batches`: the micro-batches of each config."""
-    made = (_rescaled(study, batches), _ladder(study, batches), _auto(batches), _minutes(batches), _hours(study))
+
+MOST_CANDIDATES = 20_000
+"""How many configs a search that takes a part of them chooses from, at most."""
+
+
+def notes(study: Study, groups: Sequence[Group]) -> tuple[str, ...]:
+    """One sentence for each thing that the plan's figures don't show."""
+    made = (
+        _rescaled(study, groups),
+        _ladder(study, groups),
+        _auto(groups),
+        _minutes(groups),
+        _candidates(study, groups),
+        _hours(study),
+    )
     return tuple(sentence for sentence in made if sentence)
 
 
-def _rescaled(study: Study, configs: Iterable[Config]) -> str:
+def _rescaled(study: Study, groups: Sequence[Group]) -> str:
     reference = reference_tokens(study.trial, study.axes)
-    if reference is None or {config.recipe.tokens_per_step for config in configs} == {reference}:
+    if reference is None or {group.settings.tokens_per_step for group in groups} == {reference}:
         return ""
     if study.trial.optimizer.batch_scaling == "none":
         return "lr and weight_decay are the same at all tokens per step (batch_scaling: none)."
@@ -29,31 +43,40 @@ def _rescaled(study: Study, configs: Iterable[Config]) -> str:
     )
 
 
-def _ladder(study: Study, batches: Mapping[Config, Sequence[int]]) -> str:
+def _ladder(study: Study, groups: Sequence[Group]) -> str:
     ladder, cap = study.trial.batch_size, study.budget.memory
     if not isinstance(ladder, Ladder):
         return ""
     rungs = ", ".join(map(str, sorted(ladder.fastest)))
     said = f"The micro-batch is the fastest of {rungs} that has memory, by probes; memory is that of the smallest."
-    cut = sum(len(sizes) < len(ladder.fastest) for sizes in batches.values())
-    if cut and cap is not None:
+    if cap is None:
+        return said
+    cut = sum(group.above(LADDER_SLACK * cap) for group in groups)
+    if cut:
+        configs = sum(len(group) for group in groups)
         said += (
-            f" {cut} of {len(batches)} configs leave out micro-batches predicted above {LADDER_SLACK:g} × "
-            f"{gibibytes(cap)}."
+            f" {cut} of {configs} configs leave out micro-batches predicted above {LADDER_SLACK:g} × {gibibytes(cap)}."
         )
     return said
 
 
-def _auto(configs: Iterable[Config]) -> str:
-    if all(config.recipe.precision != "auto" for config in configs):
+def _auto(groups: Sequence[Group]) -> str:
+    if all(group.settings.common_recipe.precision != "auto" for group in groups):
         return ""
     return "Precision auto is the faster of bf16 and fp8, by probes; memory is that of bf16."
 
 
-def _minutes(configs: Iterable[Config]) -> str:
-    if all(config.recipe.minutes is None for config in configs):
+def _minutes(groups: Sequence[Group]) -> str:
+    if all(group.settings.common_recipe.minutes is None for group in groups):
         return ""
     return "Minutes become whole steps by each config's measured speed; tokens and FLOPs here rest on a predicted one."
+
+
+def _candidates(study: Study, groups: Sequence[Group]) -> str:
+    configs = sum(len(group) for group in groups)
+    if study.search.method == "grid" or configs <= MOST_CANDIDATES:
+        return ""
+    return f"The search chooses from {MOST_CANDIDATES:,} of the {configs:,} configs, drawn by search.seed."
 
 
 def _hours(study: Study) -> str:

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 
 from model.shape import Params
 from sweeper.errors import NothingFeasible
 from sweeper.planning.estimates import Calibration, assumed, memory_of
-from sweeper.planning.lattice import Lattice
+from sweeper.planning.held import TokensOf, TrainTokens
+from sweeper.planning.lattice import Lattice, Point
 from sweeper.planning.notes import notes
 from sweeper.planning.solver import Drop, Window
 from sweeper.records import SCHEMA, Base, Config, Execution, probe_id
 from sweeper.study.schema import Ladder, LoadedStudy, Study
 
-DUPLICATE = "same config as another point"
+if TYPE_CHECKING:
+    from sweeper.planning.feasible import Feasible, Group
+    from sweeper.planning.totals import Totals
 
 MAX_LISTED = 10_000
 """Above this many configs the JSON's list is cut and says so; the CSV has them all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainTokens:
-    """How many training tokens the data holds, None where unknown; `exact` or estimated, by `source`."""
-
-    tokens: int | None
-    exact: bool
-    source: str
-
-
-TokensOf = Callable[[str, int], TrainTokens | None]
-"""Training tokens of a data name at a vocabulary size; None where nothing is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,30 +61,10 @@ class PlannedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Totals:
-    """Over all trials. `seconds` are of jobs one after another; `max_epochs` None where data is unknown.
-
-    `probes` are short runs that measure speed alone, beside the trials, and at most so many: one per micro-batch
-    (and, of precision auto, per precision) where a config has several, or minutes; configs that differ only in what
-    speed doesn't depend on share them. Tokens, FLOPs and seconds leave them out. `tokens_exact` is False where
-    tokens and FLOPs are estimates, as recipes give minutes.
-    Where the search tries fewer configs than are feasible, sums are those of as many average configs.
-    """
-
-    configs: int
-    trials: int
-    probes: int
-    seeds: int
-    tokens: int
-    tokens_exact: bool
-    train_flops: int
-    seconds: float
-    max_epochs: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
     """The feasible configs in the lattice's order, and what is said about them.
+
+    Above MAX_LISTED configs they are put together anew whenever they are looked at.
 
     `dropped_examples` has each reason's first message; `data_path` is where the data lies, None for an
     embedded corpus; `seeds` run from 0; `notes` are sentences on what is settled while the study runs.
@@ -104,7 +73,7 @@ class Plan:
     study: str
     profile: str
     lattice: LatticeCounts
-    configs: tuple[PlannedConfig, ...]
+    configs: Sequence[PlannedConfig]
     dropped_examples: Mapping[str, str]
     calibration: Calibration
     data_path: str | None
@@ -126,21 +95,23 @@ def make_plan(
     Raises NothingFeasible with each reason's count and first message, UsageError where the study can't be
     planned at all.
     """
+    from sweeper.planning.feasible import feasible
+    from sweeper.planning.totals import totals
+
     study = loaded.study
     lattice = Lattice(study)
-    batches, dropped, examples = _sorted_points(lattice)
-    counts = LatticeCounts(
-        points=lattice.size,
-        feasible=lattice.size - dropped.total(),
-        dropped=dict(dropped.most_common()),
-    )
-    if not batches:
+    found = feasible(lattice)
+    counts = LatticeCounts(points=lattice.size, feasible=len(found.points), dropped=found.tally.commonest_first())
+    examples = {reason: _example(lattice, reason, found.tally.first[reason]) for reason in counts.dropped}
+    if not len(found):
         raise NothingFeasible(_nothing(loaded, counts, examples))
     resources = study.resources
     job_gpus = resources.gpus if resources.gpus is not None else gpus or 0
     speed = calibration or assumed(gpus=job_gpus, cpus=resources.cpus or cpus)
-    planner = _Planner(study, lattice.window, speed, train_tokens)
-    configs = tuple([planner.planned(config, sizes) for config, sizes in batches.items()])
+    held = _Held(train_tokens)
+    configs: Sequence[PlannedConfig] = PlannedConfigs(lattice, found, _Planner(study, lattice.window, speed, held))
+    if len(configs) <= MAX_LISTED:
+        configs = tuple(configs)
     return Plan(
         study=study.name,
         profile=loaded.profile,
@@ -150,30 +121,17 @@ def make_plan(
         calibration=speed,
         data_path=None if loaded.data_path is None else str(loaded.data_path),
         seeds=study.trial.seeds,
-        totals=_totals(study, configs),
-        notes=notes(study, batches),
+        totals=totals(study, found, speed, held, probes=_probes(configs)),
+        notes=notes(study, found.groups),
     )
 
 
-def _sorted_points(lattice: Lattice) -> tuple[dict[Config, list[int]], Counter[str], dict[str, str]]:
-    """Micro-batches by config, points dropped by reason, the first message of each reason.
-
-    A config's points have a micro-batch each, or one has them all: the rungs of a ladder.
-    """
-    batches: dict[Config, list[int]] = {}
-    dropped: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    for point in lattice:
-        if isinstance(point, Drop):
-            dropped[point.reason] += 1
-            if point.reason not in examples:
-                examples[point.reason] = point.message()
-        elif point.batch_sizes[0] in (sizes := batches.setdefault(point.config, [])):
-            dropped[DUPLICATE] += 1
-            examples.setdefault(DUPLICATE, f"{_named(point.config)} is reached twice; it is planned once")
-        else:
-            sizes.extend(point.batch_sizes)
-    return batches, dropped, examples
+def _example(lattice: Lattice, reason: str, index: int) -> str:
+    """What is said of the point at `index`, dropped for `reason`."""
+    point = lattice.at(index)
+    if isinstance(point, Drop):
+        return point.message()
+    return f"{_named(point.config)} is reached twice; it is planned once"
 
 
 def _named(config: Config) -> str:
@@ -188,20 +146,35 @@ def _nothing(loaded: LoadedStudy, counts: LatticeCounts, examples: Mapping[str, 
     return "\n".join(lines)
 
 
-class _Planner:
-    """Puts figures to a feasible config; what the data holds is asked once per data and vocabulary."""
+class _Held:
+    """What the data holds, asked once per data and vocabulary."""
 
-    def __init__(self, study: Study, window: Window | None, speed: Calibration, train_tokens: TokensOf | None) -> None:
+    def __init__(self, train_tokens: TokensOf | None) -> None:
+        self._train_tokens = train_tokens
+        self._known: dict[tuple[str, int], TrainTokens | None] = {}
+
+    def __call__(self, data: str, vocab_size: int) -> TrainTokens | None:
+        if self._train_tokens is None:
+            return None
+        key = (data, vocab_size)
+        if key not in self._known:
+            self._known[key] = self._train_tokens(data, vocab_size)
+        return self._known[key]
+
+
+class _Planner:
+    """Puts figures to a feasible config."""
+
+    def __init__(self, study: Study, window: Window | None, speed: Calibration, held: TokensOf) -> None:
         self._trial = study.trial
         self._choose: Literal["each", "fastest"] = "fastest" if isinstance(self._trial.batch_size, Ladder) else "each"
         self._window = window
         self._speed = speed
-        self._train_tokens = train_tokens
-        self._held: dict[tuple[str, int], TrainTokens | None] = {}
+        self._held = held
 
     def planned(self, config: Config, batch_sizes: list[int]) -> PlannedConfig:
         shape, recipe, window = config.shape, config.recipe, self._window
-        held = self._tokens_held(recipe.data, shape.vocab_size)
+        held = self._held(recipe.data, shape.vocab_size)
         tokens = self._speed.tokens(config)
         epochs = tokens / held.tokens if held is not None and held.tokens else None
         told_of = min(batch_sizes) if self._choose == "fastest" else max(batch_sizes)
@@ -219,14 +192,6 @@ class _Planner:
             warnings=tuple(self._warnings(config, tokens, held)),
         )
 
-    def _tokens_held(self, data: str, vocab_size: int) -> TrainTokens | None:
-        if self._train_tokens is None:
-            return None
-        key = (data, vocab_size)
-        if key not in self._held:
-            self._held[key] = self._train_tokens(data, vocab_size)
-        return self._held[key]
-
     def _warnings(self, config: Config, tokens: int, held: TrainTokens | None) -> list[str]:
         recipe = config.recipe
         warnings = config.shape.fp8_warnings() if recipe.precision in ("fp8", "auto") else []
@@ -239,29 +204,43 @@ class _Planner:
         return warnings
 
 
-def _totals(study: Study, configs: tuple[PlannedConfig, ...]) -> Totals:
-    tried, search = len(configs), study.search
-    if search.trials is not None:
-        tried = min(tried, search.trials)
-    seeds = study.trial.seeds
-    tokens = sum(planned.tokens for planned in configs)
-    flops = sum(planned.tokens * planned.train_flops_per_token for planned in configs)
-    epochs = [planned.epochs for planned in configs if planned.epochs is not None]
-    return Totals(
-        configs=tried,
-        trials=tried * seeds,
-        probes=_probes(configs) * tried // len(configs),
-        seeds=seeds,
-        tokens=tokens * tried * seeds // len(configs),
-        tokens_exact=all(planned.config.recipe.minutes is None for planned in configs),
-        train_flops=flops * tried * seeds // len(configs),
-        seconds=sum(planned.seconds for planned in configs) * tried * seeds / len(configs),
-        max_epochs=max(epochs, default=None),
-    )
+class PlannedConfigs(Sequence[PlannedConfig]):
+    """The configs of a lattice with so many that each is put together when it is looked at."""
+
+    def __init__(self, lattice: Lattice, found: Feasible, planner: _Planner) -> None:
+        self._lattice, self._found, self._planner = lattice, found, planner
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The same configs in columns."""
+        return self._found.groups
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @overload
+    def __getitem__(self, which: int) -> PlannedConfig: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> tuple[PlannedConfig, ...]: ...
+
+    def __getitem__(self, which: int | slice) -> PlannedConfig | tuple[PlannedConfig, ...]:
+        if isinstance(which, slice):
+            return tuple([self[n] for n in range(*which.indices(len(self)))])
+        n = range(len(self))[which]
+        first, end = self._found.starts[n : n + 2].tolist()
+        points = [self._lattice.at(index) for index in self._found.points[first:end].tolist()]
+        made = [point for point in points if isinstance(point, Point)]
+        return self._planner.planned(made[0].config, [size for point in made for size in point.batch_sizes])
 
 
-def _probes(configs: tuple[PlannedConfig, ...]) -> int:
-    """How many speed jobs there can be: one for each micro-batch and precision that has to be known."""
+def _probes(configs: Sequence[PlannedConfig]) -> int:
+    """How many speed jobs there can be: one for each micro-batch and precision that has to be known.
+
+    Of more than MAX_LISTED configs, as many as these would have if all were like the first.
+    """
+    if len(configs) > MAX_LISTED:
+        return _probes(configs[:1]) * len(configs)
     wanted: dict[str, int] = {}
     for planned in configs:
         config, recipe, executions = planned.config, planned.config.recipe, planned.executions

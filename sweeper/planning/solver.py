@@ -22,16 +22,23 @@ from sweeper.study.schema import ParamsBudget, Solve
 
 MAX_MULTIPLE = 4096
 
+_NO_BOUND = 2**63 - 1
+"""Above all counts that 64 bits hold."""
+
 Found = tuple[int, int]
 """A value of the solved field, and the count it gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """Why a point isn't feasible. `reason` is short and stable; `message()` says what would be right."""
+    """Why a point isn't feasible. `reason` is short and stable; `message()` says what would be right.
+
+    `of_heads`: a head rule is broken, whatever the trial and the budget say.
+    """
 
     reason: str
     message: Callable[[], str]
+    of_heads: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +75,14 @@ class Window:
         """Whether the count `params` meets the budget."""
         return (self.low is None or params >= self.low) and (self.high is None or params <= self.high)
 
+    def hold(self, params: Any) -> Any:
+        """`holds` for an array of counts: an array of booleans."""
+        return (params >= (self.low or 0)) & (params <= (_NO_BOUND if self.high is None else self.high))
+
+    def exceeds(self, params: int) -> bool:
+        """Whether it speaks of counts above `params`."""
+        return max(self.low or 0, self.high or 0, self.target or 0) > params
+
     def off_target(self, params: int) -> float | None:
         """(`params` − target) ÷ target; None where the budget has no target."""
         return None if self.target is None else (params - self.target) / self.target
@@ -101,7 +116,7 @@ def _around_linear(name: str, fields: Mapping[str, Any], rule: Solve, window: Wi
     fixed = window.counted(derive({**fields, name: 0}))
     slope = window.counted(derive({**fields, name: 1})) - fixed
     step = rule.multiple_of
-    lowest, highest = _ends(rule, step)
+    lowest, highest = ends(rule, step)
     if highest is not None and lowest > highest:
         return []
     below = (window.twice_middle - 2 * fixed) // (2 * slope * step) * step
@@ -111,7 +126,7 @@ def _around_linear(name: str, fields: Mapping[str, Any], rule: Solve, window: Wi
 
 def _around_d_model(fields: Mapping[str, Any], rule: Solve, window: Window) -> list[Found]:
     step = math.lcm(rule.multiple_of, _head_step(fields))
-    lowest, highest = _ends(rule, step)
+    lowest, highest = ends(rule, step)
     if highest is not None and lowest > highest:
         return []
     target = window.twice_middle
@@ -171,7 +186,7 @@ def _head_step(fields: Mapping[str, Any]) -> int:
     return int(fields.get("head_dim") or DEFAULT_HEAD_DIM) * int(kv_unit)
 
 
-def _ends(rule: Solve, step: int) -> tuple[int, int | None]:
+def ends(rule: Solve, step: int) -> tuple[int, int | None]:
     """The lowest and the highest multiple of `step` within the rule's min and max."""
     lowest = max(step, -(-(rule.min or 1) // step) * step)
     return lowest, None if rule.max is None else rule.max // step * step

@@ -49,22 +49,29 @@ class TrialSettings:
 
     def recipe(self, shape: Shape) -> Recipe:
         """The recipe with its steps resolved for `shape`; `minutes` stay, for a probe to resolve."""
-        if self.fields["tokens"] is not None or self.fields["minutes"] is not None:
-            return self._fixed_recipe
-        return self._recipe(steps=self._steps(shape))
+        if self.steps_differ:
+            return self._recipe(steps=rounded(*self.share(shape)))
+        return self.common_recipe
+
+    @property
+    def steps_differ(self) -> bool:
+        """Whether the steps depend on the shape."""
+        return self.fields["tokens"] is None and self.fields["minutes"] is None
 
     @cached_property
-    def _fixed_recipe(self) -> Recipe:
+    def common_recipe(self) -> Recipe:
+        """The recipe of all shapes; where their steps differ, without any."""
         if self.fields["tokens"] is None:
             return self._recipe(minutes=self.fields["minutes"])
         return self._recipe(steps=rounded(self.fields["tokens"], self.tokens_per_step))
 
-    def _steps(self, shape: Shape) -> int:
+    def share(self, shape: Shape) -> tuple[int, int]:
+        """What a training gets and what one step of it takes, in the same unit, where steps depend on the shape."""
         if self.fields["flops"] is not None:
             per_step = shape.train_flops_per_token(self.fields["seq_len"]) * self.tokens_per_step
-            return rounded(int(self.fields["flops"]), per_step)
-        wanted = self._tokens_per_param * shape.params.total
-        return rounded(wanted.numerator, wanted.denominator * self.tokens_per_step)
+            return int(self.fields["flops"]), per_step
+        per_param = self._tokens_per_param
+        return per_param.numerator * shape.params.total, per_param.denominator * self.tokens_per_step
 
     @cached_property
     def _tokens_per_param(self) -> Fraction:
@@ -130,8 +137,9 @@ def reference_tokens(trial: Trial, axes: Mapping[str, Any]) -> int | None:
 
 
 def rounded(wanted: int, step: int) -> int:
-    """`wanted` ÷ `step` to the nearest whole number, a half upwards, at least 1."""
-    return max(1, (2 * wanted + step) // (2 * step))
+    """`wanted` ÷ `step` to the nearest whole number, a half upwards, at least 1. Of arrays, one number for each."""
+    steps = (2 * wanted + step) // (2 * step)
+    return steps + (steps < 1)
 
 
 def with_axes(fields: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

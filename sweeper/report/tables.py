@@ -168,14 +168,20 @@ def plan_table(plan: Mapping[str, Any]) -> Group:
 
 
 def status_json(
-    records: Iterable[Record], planned: Sequence[PlannedPoint], *, seeds: int | None = None, live: bool = True
+    records: Iterable[Record],
+    planned: Sequence[PlannedPoint],
+    *,
+    seeds: int | None = None,
+    live: bool = True,
+    to_propose: int = 0,
 ) -> dict[str, Any]:
     """What is done, running, failed and missing of every planned config, and why.
 
-    `{"schema": 1, "live", "jobs": {state: count}, "configs": [{"config_id", "label", "done", "running",
+    `{"schema": 1, "live", "jobs": {state: count}, "to_propose", "configs": [{"config_id", "label", "done", "running",
     "failed", "missing", "why": [one line a reason]}]}`. `live` says whether a Driver is at work: what was
     asked without an outcome is "running" then; else it is "interrupted", under a key of that name instead.
-    `seeds` is how many each config should have, None to go by what was asked. A speed job that several
+    `seeds` is how many each config should have, None to go by what was asked; `to_propose` how many trainings there
+    will be of configs that the search has yet to choose. A speed job that several
     configs share counts for the first of them.
     """
     from sweeper.observations import job_states
@@ -201,12 +207,12 @@ def status_json(
             }
         )
     jobs = dict(Counter(state.state for state in states))
-    return {"schema": SCHEMA, "live": live, "jobs": jobs, "configs": rows}
+    return {"schema": SCHEMA, "live": live, "jobs": jobs, "to_propose": to_propose, "configs": rows}
 
 
 def status_table(status: Mapping[str, Any]) -> Table:
     """The object of `status_json`, a line per config."""
-    done, jobs = status["jobs"].get("ok", 0), sum(status["jobs"].values())
+    done, jobs = status["jobs"].get("ok", 0), sum(status["jobs"].values()) + status["to_propose"]
     columns = ("done", "running" if status["live"] else "interrupted", "failed", "missing")
     table = _table(f"{done} of {jobs} jobs done", {"config": "left", **dict.fromkeys(columns, "right"), "why": "left"})
     for row in status["configs"]:

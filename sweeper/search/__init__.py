@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sweeper.records import Config
 from sweeper.search._base import Strategy
+from sweeper.search.gp import GP
 from sweeper.search.grid import Grid
+from sweeper.search.nsga2 import NSGA2
 from sweeper.search.random import Random
 from sweeper.search.space_filling import SpaceFilling
+from sweeper.search.tpe import TPE
+
+_LEARNING = {"tpe": TPE, "nsga2": NSGA2, "gp": GP}
 
 
 def make_strategy(
-    method: str, configs: Sequence[Config], *, trials: int | None, seed: int, axes: Sequence[str] = ()
+    method: str,
+    configs: Sequence[Config],
+    *,
+    trials: int | None,
+    seed: int,
+    axes: Sequence[str],
+    objectives: Mapping[str, str],
 ) -> Strategy:
     """The strategy that a study's `search` names, over its feasible configs; `axes` are what they differ in."""
     wanted = len(configs) if trials is None else trials
@@ -20,4 +31,6 @@ def make_strategy(
         return Random(configs, trials=wanted, seed=seed)
     if method == "space_filling":
         return SpaceFilling(configs, trials=wanted, seed=seed, axes=axes)
+    if method in _LEARNING:
+        return _LEARNING[method](configs, trials=wanted, seed=seed, axes=axes, objectives=objectives)
     return Grid(configs)

@@ -8,10 +8,53 @@ from sweeper.records import Config, Final
 
 
 class Strategy(Protocol):
-    """Chooses which feasible configs are tried, and in which order."""
+    """Chooses which feasible configs are tried, and in which order.
+
+    One that `learns` is asked for its next config when there is nothing else to run; of the others all are taken
+    before anything runs.
+    """
+
+    @property
+    def learns(self) -> bool:
+        """Whether what it proposes depends on outcomes."""
+
+    @property
+    def left(self) -> int:
+        """How many configs it will still propose."""
 
     def propose(self) -> Config | None:
-        """The next config, never one proposed before; None when there is none left."""
+        """The next config, never one proposed or adopted before; None when there is none left."""
+
+    def adopt(self, config: Config) -> bool:
+        """Take for proposed what an earlier run has asked for; False where it's none of its own, or no room is left."""
 
     def observe(self, final: Final) -> None:
         """Learn from a trial's outcome."""
+
+
+class Fixed:
+    """The parts of a strategy that learns nothing: an order of configs, settled at the start."""
+
+    learns = False
+
+    def __init__(self, configs: list[Config]) -> None:
+        self._configs, self._next = configs, 0
+
+    @property
+    def left(self) -> int:
+        """How many are still to come."""
+        return len(self._configs) - self._next
+
+    def propose(self) -> Config | None:
+        """The next in order."""
+        if not self.left:
+            return None
+        self._next += 1
+        return self._configs[self._next - 1]
+
+    def adopt(self, config: Config) -> bool:
+        """Nothing: an earlier run asked for the same, or for what isn't wanted any more."""
+        return False
+
+    def observe(self, final: Final) -> None:
+        """Nothing is learnt."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from sweeper.records import Config, Continue, Done, Event, Failed, Final, Job, Resolved, Rung, Speed, Stop, Wait
 from sweeper.search._base import Strategy
+from sweeper.search.early_stop import SuccessiveHalving
 from sweeper.search.resolving import (
     DEFAULT_SETTINGS,
     Choice,
@@ -39,9 +40,10 @@ class _Told:
 class Driver:
     """Asks for every job of a study once: probes first, then trainings, seeds outermost, to be compared in pairs early.
 
-    `micro_batches` gives each config's executions. A config is trained when its probes have settled how
-    (`sweeper.search.resolving`), all its seeds alike; where none of them has the memory it isn't trained, and
-    `reason` says so. A training that an earlier study ran at another execution is kept, and costs one speed job at
+    A strategy that learns is asked for a config when there is nothing else to train with a first seed, and hears of
+    outcomes as they come. `micro_batches` gives each config's executions. A config is trained when its probes have
+    settled how (`sweeper.search.resolving`), all its seeds alike; where none of them has the memory it isn't trained,
+    and `reason` says so. A training that an earlier study ran at another execution is kept, and costs one speed job at
     this one. Resume is a replay of earlier events through `tell`; what is decided depends on which outcomes there
     are, not on their order, but for two things. Of one kind the latest counts; and speeds and out of memory belong
     to a kind of device, so earlier runs' count where they come from the kind that was told of last (the kind of this
@@ -49,6 +51,7 @@ class Driver:
     another cap count as not there. A training's loss depends on neither: it is kept, unless it is known to have
     needed more memory than the cap allows.
 
+    Where `early_stop` says so, a training is told to stop; its config isn't trained with further seeds.
     Once all outcomes, earlier runs' too, have taken `max_device_seconds`, no further job is handed out; failed
     attempts leave no seconds and don't count.
     """
@@ -61,38 +64,61 @@ class Driver:
         micro_batches: Callable[[Config], MicroBatches],
         settings: JobSettings = DEFAULT_SETTINGS,
         max_device_seconds: float | None = None,
+        early_stop: SuccessiveHalving | None = None,
     ) -> None:
-        self._strategy, self._settings = strategy, settings
+        self._early_stop = early_stop
+        self._strategy, self._settings, self._seeds = strategy, settings, seeds
         self._max_device_seconds, self._device_seconds = max_device_seconds, 0.0
+        self._micro_batches_of = micro_batches
         self._configs: dict[str, Config] = {}
-        while (config := strategy.propose()) is not None:
-            self._configs[config.config_id] = config
-        self._micro_batches = {config_id: micro_batches(config) for config_id, config in self._configs.items()}
-        self._probed = {
-            config_id: ladders(config, self._micro_batches[config_id], settings)
-            for config_id, config in self._configs.items()
-        }
+        self._micro_batches: dict[str, MicroBatches] = {}
+        self._probed: dict[str, tuple[Ladder, ...]] = {}
         self._ladders: dict[tuple[str, ...], Ladder] = {}
         self._owners: dict[str, Config] = {}
-        for config_id, own in self._probed.items():
-            for ladder in own:
-                self._ladders.setdefault(ladder.probe_ids, ladder)
-                for probe_id in ladder.probe_ids:
-                    self._owners.setdefault(probe_id, self._configs[config_id])
-        trials = [self._training(config_id, seed) for seed in range(seeds) for config_id in self._configs]
-        self._trials = {job.job_id: job for job in trials}
+        self._trials: dict[str, Job] = {}
         self._trials_of: dict[str, list[str]] = {}
-        for job in trials:
-            self._trials_of.setdefault(job.config.config_id, []).append(job.job_id)
-        self._owners |= {job.job_id: job.config for job in trials}
-        probes = [probe for ladder in self._ladders.values() for probe in ladder.probes]
-        self._jobs = {job.job_id: job for job in (*probes, *trials)}
+        self._jobs: dict[str, Job] = {}
         self._extra: dict[str, Job] = {}
         self._running: set[str] = set()
         self._told: dict[str, list[_Told]] = {}
         self._failures: Counter[str] = Counter()
         self._device: str | None = None
         self._choices: dict[str, Choice | Untrainable | None] = {}
+        self._waiting: dict[str, list[str]] = {}
+        self._open: list[dict[str, None]] = [{} for _ in range(seeds)]
+        self._open_ladders: dict[tuple[str, ...], Ladder] = {}
+        while not strategy.learns and (config := strategy.propose()) is not None:
+            self._take(config)
+
+    def _take(self, config: Config) -> None:
+        """Want a config's probes, and its trainings with every seed."""
+        config_id = config.config_id
+        self._configs[config_id] = config
+        self._micro_batches[config_id] = self._micro_batches_of(config)
+        self._probed[config_id] = ladders(config, self._micro_batches[config_id], self._settings)
+        for ladder in self._probed[config_id]:
+            if ladder.probe_ids not in self._ladders:
+                self._ladders[ladder.probe_ids] = self._open_ladders[ladder.probe_ids] = ladder
+            for probe in ladder.probes:
+                self._waiting.setdefault(probe.job_id, []).append(config_id)
+                self._owners.setdefault(probe.job_id, config)
+                self._jobs.setdefault(probe.job_id, probe)
+        trials = [self._training(config_id, seed) for seed in range(self._seeds)]
+        self._trials_of[config_id] = [job.job_id for job in trials]
+        for job in trials:
+            self._trials[job.job_id] = self._jobs[job.job_id] = job
+            self._owners[job.job_id] = config
+            self._open[job.seed][config_id] = None
+
+    def adopt(self, job: Job) -> None:
+        """Take in that an earlier run asked for `job`, where the strategy learns and would propose its config."""
+        if self._strategy.adopt(job.config):
+            self._take(job.config)
+
+    @property
+    def to_propose(self) -> int:
+        """How many trainings there will be of configs that a strategy which learns has yet to choose."""
+        return self._strategy.left * self._seeds
 
     def _training(self, config_id: str, seed: int) -> Job:
         execution = self._micro_batches[config_id].executions[0]
@@ -102,7 +128,10 @@ class Driver:
 
     @property
     def jobs(self) -> Mapping[str, Job]:
-        """Every job that the study may ask for, by id. `states` leaves out those that it turns out not to need."""
+        """Every job that the study may ask for, by id, as far as it's known which configs it tries.
+
+        `states` leaves out those that it turns out not to need.
+        """
         return self._jobs
 
     def owner(self, job_id: str) -> Config:
@@ -135,33 +164,71 @@ class Driver:
         return replace(ready, attempt=self._failures[ready.job_id] + 1)
 
     def _ready(self) -> Iterator[Job]:
-        for ladder in self._ladders.values():
-            yield from (probe for probe in ladder.next(self._probe_outcome) if probe.job_id not in self._running)
-        for job in (*self._extra.values(), *self._trials.values()):
-            if self._state(job.job_id) == "missing":
-                if job.kind == "speed":
-                    yield job
-                elif isinstance(choice := self._choice(job.config.config_id), Choice):
-                    yield replace(job, execution=choice.execution, resolved=choice.resolved)
+        """What could run now, in order; the strategy is asked for a config when no first seed of another is left."""
+        yield from self._probes_ready()
+        yield from (probe for probe in self._extra.values() if self._state(probe.job_id) == "missing")
+        for seed in range(self._seeds):
+            for config_id in tuple(self._open[seed]):
+                yield from self._trainable(config_id, seed)
+            while seed == 0 and (config := self._strategy.propose()) is not None:
+                self._take(config)
+                yield from self._probes_ready()
+                yield from self._trainable(config.config_id, seed)
+
+    def _probes_ready(self) -> Iterator[Job]:
+        """Of the open ladders; one that has nothing left to find out is closed."""
+        for key, ladder in tuple(self._open_ladders.items()):
+            probes = ladder.next(self._probe_outcome)
+            if not probes:
+                del self._open_ladders[key]
+            yield from (probe for probe in probes if probe.job_id not in self._running)
+
+    def _trainable(self, config_id: str, seed: int) -> Iterator[Job]:
+        """A config's training with a seed, where it could run; one that is settled isn't looked at again."""
+        job = self._trials[self._trials_of[config_id][seed]]
+        state = self._state(job.job_id)
+        if state in ("done", "failed") or not self._is_wanted(config_id, seed):
+            self._open[seed].pop(config_id, None)
+        elif state == "missing" and isinstance(choice := self._choice(config_id), Choice):
+            yield replace(job, execution=choice.execution, resolved=choice.resolved)
 
     def tell(self, event: Event) -> Continue | Stop:
         """Take in an event of a job, asked now or in an earlier run. Of jobs not wanted, nothing follows."""
         if isinstance(event, Rung):
-            return Continue()
+            return self._early_stop.tell(event) if self._early_stop is not None else Continue()
         job_id = event.job.job_id
         own = job_id in self._running
         self._running.discard(job_id)
-        self._choices.clear()
         if isinstance(event, Failed):
             self._failures[job_id] += 1
-            return Continue()
-        self._device_seconds += sum(event.seconds.values())
-        self._device = event.environment.get("device") or self._device
-        self._told.setdefault(job_id, []).append(_Told(event=event, own=own))
+        else:
+            device = event.environment.get("device") or self._device
+            changed, self._device = device != self._device, device
+            self._device_seconds += sum(event.seconds.values())
+            self._told.setdefault(job_id, []).append(_Told(event=event, own=own))
+            if changed:
+                self._look_again()
+        self._look_again_at(self._waiting.get(job_id) or [event.job.config.config_id])
         if isinstance(event, Final) and job_id in self._trials and self.outcome(job_id) is event:
             self._strategy.observe(event)
             self._want_speed_of(event)
         return Continue()
+
+    def _look_again(self) -> None:
+        """Other outcomes count now: everything may be open."""
+        self._choices.clear()
+        self._open_ladders = dict(self._ladders)
+        self._open = [dict.fromkeys(self._configs) for _ in range(self._seeds)]
+
+    def _look_again_at(self, config_ids: Iterable[str]) -> None:
+        """Of configs about which something was told, what was settled may be open."""
+        for config_id in config_ids:
+            self._choices.pop(config_id, None)
+        for config_id in config_ids:
+            for seed, job_id in enumerate(self._trials_of.get(config_id, ())):
+                if config_id not in self._open[seed] and self._state(job_id) == "missing":
+                    still = {*self._open[seed], config_id}
+                    self._open[seed] = {one: None for one in self._configs if one in still}
 
     def _want_speed_of(self, final: Final) -> None:
         """A training at another execution than this study's says nothing of this one's speed: ask for a probe."""
@@ -174,8 +241,19 @@ class Driver:
 
     def states(self) -> dict[str, State]:
         """What has become of every wanted job. What `reason` speaks of is done, or failed, without having run."""
-        probes = [probe for ladder in self._ladders.values() for probe in ladder.wanted(self._probe_outcome)]
-        return {job.job_id: self._state(job.job_id) for job in (*probes, *self._extra.values(), *self._trials.values())}
+        probes = [probe.job_id for ladder in self._ladders.values() for probe in ladder.wanted(self._probe_outcome)]
+        trials = [
+            self._trials_of[config_id][seed]
+            for seed in range(self._seeds)
+            for config_id in self._configs
+            if self._is_wanted(config_id, seed)
+        ]
+        return {job_id: self._state(job_id) for job_id in (*probes, *self._extra, *trials)}
+
+    def _is_wanted(self, config_id: str, seed: int) -> bool:
+        """Whether a config is trained with a seed: not with a further one once the first was stopped early."""
+        first = self.outcome(self._trials_of[config_id][0]) if seed else None
+        return first is None or first.status != "stopped_early"
 
     def _state(self, job_id: str) -> State:
         if self.outcome(job_id) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeper.records import Config
@@ -15,32 +16,48 @@ DIGITS = 9
 """What is kept of a feature, so that no machine's logarithm decides between two that are as far."""
 
 
-def features(configs: Sequence[Config], axes: Sequence[str]) -> ndarray:
-    """(configs, features) in [0, 1], float64: one column for each of `axes`, or one for each word of an axis of words.
+@dataclass(frozen=True)
+class Side:
+    """A side of the box: an axis on which configs differ. `words` are its values where these aren't numbers, else ().
+
+    `columns`: (configs, 1) in [0, 1] for numbers, (configs, words) for words; float64.
+    """
+
+    axis: str
+    words: tuple[Any, ...]
+    columns: ndarray
+
+
+def sides(configs: Sequence[Config], axes: Sequence[str]) -> list[Side]:
+    """One for each of `axes` that has more than one value.
 
     Numbers are on a logarithmic scale where all are above zero, as widths, depths and learning rates compare by
-    ratios. A word's columns hold √½, so that two words are as far apart as the ends of a number's range. An axis that
-    has one value has no column.
+    ratios. A word's column holds √½ or 0, so that two words are as far apart as the ends of a number's range.
     """
     import numpy as np
 
-    columns = []
+    found = []
     for axis in axes:
         values = [value_on(axis, config) for config in configs]
         if len(set(values)) < 2:
             continue
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
             column = np.array([math.log(value) for value in values] if min(values) > 0 else values, dtype=np.float64)
-            columns.append((column - column.min()) / (column.max() - column.min()))
+            scaled = (column - column.min()) / (column.max() - column.min())
+            found.append(Side(axis, (), scaled[:, None].round(DIGITS)))
         else:
-            columns += [np.array([value == word for value in values]) * math.sqrt(0.5) for word in _words(values)]
-    if not columns:
-        return np.zeros((len(configs), 1))
-    return np.stack(columns, axis=1).round(DIGITS)
+            words = tuple(sorted(set(values), key=str))
+            is_word = np.array([[value == word for word in words] for value in values])
+            found.append(Side(axis, words, (is_word * math.sqrt(0.5)).round(DIGITS)))
+    return found
 
 
-def _words(values: Sequence[Any]) -> list[Any]:
-    return sorted(set(values), key=str)
+def features(configs: Sequence[Config], axes: Sequence[str]) -> ndarray:
+    """(configs, features): the columns of all sides; a column of zeros where there is none."""
+    import numpy as np
+
+    columns = [side.columns for side in sides(configs, axes)]
+    return np.concatenate(columns, axis=1) if columns else np.zeros((len(configs), 1))
 
 
 def value_on(axis: str, config: Config) -> Any:

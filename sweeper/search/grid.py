@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sweeper.records import Config, Final
+from sweeper.records import Config
+from sweeper.search._base import Fixed
 
 
-class Grid:
+class Grid(Fixed):
     """Proposes all of `configs`, first to last."""
 
     def __init__(self, configs: Sequence[Config]) -> None:
-        self._left = iter(configs)
-
-    def propose(self) -> Config | None:
-        """The next config of the lattice."""
-        return next(self._left, None)
-
-    def observe(self, final: Final) -> None:
-        """A grid learns nothing."""
+        super().__init__(list(configs))

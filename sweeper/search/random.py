@@ -5,23 +5,22 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from sweeper.records import Config, Final
+from sweeper.records import Config
+from sweeper.search._base import Fixed
 
 
-class Random:
+class Random(Fixed):
     """Proposes `trials` of `configs`, uniformly without replacement; `seed` alone decides which.
 
     A larger `trials` proposes the same configs first, so a study can be lengthened without waste.
     """
 
     def __init__(self, configs: Sequence[Config], *, trials: int, seed: int) -> None:
-        shuffled = sorted(configs, key=lambda config: config.config_id)
-        random.Random(seed).shuffle(shuffled)
-        self._left = iter(shuffled[:trials])
+        super().__init__(shuffled(configs, seed=seed)[:trials])
 
-    def propose(self) -> Config | None:
-        """The next config of the sample."""
-        return next(self._left, None)
 
-    def observe(self, final: Final) -> None:
-        """A random sample learns nothing."""
+def shuffled(configs: Sequence[Config], *, seed: int) -> list[Config]:
+    """All of `configs` in an order that depends on `seed` and on which they are, not on how they come."""
+    ordered = sorted(configs, key=lambda config: config.config_id)
+    random.Random(seed).shuffle(ordered)
+    return ordered

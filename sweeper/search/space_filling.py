@@ -6,38 +6,31 @@ many are taken, none of the rest is farther from the nearest taken one than twic
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from sweeper.records import Config, Final
+from sweeper.records import Config
+from sweeper.search._base import Fixed
 from sweeper.search.features import DIGITS, features
+from sweeper.search.random import shuffled
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
 
-class SpaceFilling:
+class SpaceFilling(Fixed):
     """Proposes `trials` of `configs`, apart on `axes`; `seed` decides which is the first, and between equals.
 
     A larger `trials` proposes the same configs first, so a study can be lengthened without waste.
     """
 
     def __init__(self, configs: Sequence[Config], *, trials: int, seed: int, axes: Sequence[str]) -> None:
-        ordered = sorted(configs, key=lambda config: config.config_id)
-        random.Random(seed).shuffle(ordered)
-        self._left = _spread(ordered, trials=min(trials, len(ordered)), axes=axes)
-
-    def propose(self) -> Config | None:
-        """The next config, as far as can be from those before."""
-        return next(self._left, None)
-
-    def observe(self, final: Final) -> None:
-        """A subset chosen by distance learns nothing."""
+        super().__init__(list(spread(shuffled(configs, seed=seed), trials=trials, axes=axes)))
 
 
-def _spread(configs: Sequence[Config], *, trials: int, axes: Sequence[str]) -> Iterator[Config]:
-    """From the first config on; of several that are as far, the first in order is next."""
+def spread(configs: Sequence[Config], *, trials: int, axes: Sequence[str]) -> Iterator[Config]:
+    """From the first config on, at most `trials`; of several that are as far, the first in order is next."""
+    trials = min(trials, len(configs))
     if not trials:
         return
     points, chosen = features(configs, axes), 0

@@ -141,7 +141,7 @@ def _search(context: Context) -> Faults:
     for name in ("trials", "seed"):
         node = context.node("search", name)
         if search.method == "grid" and node is not None:
-            yield node.key_fault("grid tries every config; take this out, or write method: random or space_filling")
+            yield node.key_fault("grid tries every config; take this out, or write another method, such as random")
 
 
 def _objectives(context: Context) -> Faults:

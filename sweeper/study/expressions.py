@@ -82,21 +82,21 @@ class Expression:
 
     def __init__(self, text: str) -> None:
         self.text = " ".join(text.split())
-        self._tree = _parsed(text)
-        _check_size(self._tree)
-        _check_condition(self._tree)
+        self.tree = _parsed(text)
+        _check_size(self.tree)
+        _check_condition(self.tree)
 
     @property
     def names(self) -> frozenset[str]:
         """The quantities that it speaks of."""
-        return frozenset(node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name))
+        return frozenset(node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name))
 
     def holds(self, quantities: Mapping[str, Number]) -> bool:
         """Whether the condition holds for quantities by name.
 
         Raises ExpressionError where a number can't be made: a division by zero, one out of bounds.
         """
-        return bool(_value(self._tree, quantities))
+        return bool(_value(self.tree, quantities))
 
 
 def _parsed(text: str) -> ast.expr:

@@ -187,15 +187,30 @@ class Trial(_Frozen):
     eval_tokens: Count = 1_048_576
 
 
-class Search(_Frozen):
-    """Which feasible configs are tried. `trials` counts configs, for all but `grid`."""
+class EarlyStop(_Frozen):
+    """`{method: asha, grace: 30%}`: trials behind at 30% of their tokens, or at 90%, are stopped."""
 
-    method: Literal["grid", "random", "space_filling"] = "grid"
+    method: Literal["asha"]
+    grace: Annotated[float, Real(above=True, below=1)] = 0.3
+
+
+class Search(_Frozen):
+    """Which feasible configs are tried. `trials` counts configs, for all but `grid`.
+
+    `tpe`, `nsga2` and `gp` learn from the first seed of those before; of the others all are known at the start.
+    """
+
+    method: Literal["grid", "random", "space_filling", "tpe", "nsga2", "gp"] = "grid"
     trials: Count | None = None
     max_gpu_hours: PositiveFloat | None = Field(
         default=None, description="Of all jobs together, on whatever device: once spent, no further job starts."
     )
     seed: Annotated[int, Whole(low=0, high=2**32 - 1)] = 0
+    early_stop: EarlyStop | None = Field(default=None, description="Stop trials that are behind at equal tokens.")
+    storage: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Of Optuna's, for optuna-dashboard: a database URL such as sqlite:///study.db, or a journal file.",
+    )
 
 
 class Resources(_Frozen):

@@ -11,23 +11,18 @@ _KEYS: Mapping[Path, str] = {
     ("strict_alignment",): "list multiples of 16 only",
     ("follow_up",): "write a second study",
     ("nuisance",): "make it an axis",
-    ("early_stop",): "every trial trains to its end",
     ("branch_at",): "every trial trains from its start",
     ("trial", "branch_at"): "every trial trains from its start",
-    ("trial", "early_stop"): "every trial trains to its end",
     ("trial", "strict_alignment"): "list multiples of 16 only",
     ("trial", "follow_up"): "write a second study",
     ("trial", "nuisance"): "make it an axis",
     ("search", "prune"): "every trial trains to its end",
-    ("search", "storage"): "leave it out; the ledger is the store",
-    ("search", "early_stop"): "every trial trains to its end",
     ("search", "follow_up"): "write a second study",
     ("model", "strict_alignment"): "list multiples of 16 only",
 }
 
 _VALUES: Mapping[Path, tuple[tuple[str, ...], str]] = {
     ("trial", "optimizer", "parametrization"): (("mup",), "write completep, which scales with width and with depth"),
-    ("search", "method"): (("tpe", "nsga2", "gp"), "use grid, or random or space_filling with trials"),
 }
 
 _FORMS: Mapping[Path, tuple[str, str]] = {

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from model.shape import derive
 from sweeper.ledger import Ledger, read
-from sweeper.records import Config, Done, Execution, Failed, Final, Job, Optimizer, Recipe, Rung, Speed, Wait
+from sweeper.records import Config, Done, Execution, Failed, Final, Job, Optimizer, Recipe, Rung, Speed, Stop, Wait
 from sweeper.search import make_strategy
 from sweeper.search.driver import MAX_ATTEMPTS, Driver
+from sweeper.search.early_stop import SuccessiveHalving
 from sweeper.search.resolving import MicroBatches
 from sweeper.session import Session
 
+OBJECTIVES = {"val_loss": "min"}
 RECIPE = Recipe(
     data="python-stdlib", steps=10, seq_len=32, tokens_per_step=128, precision="fp32", optimizer=Optimizer(),
     eval_tokens=1024,
@@ -31,7 +33,7 @@ def configs(count):
 
 
 def driver(count=3, *, seeds=2, batch_sizes=(4,), method="grid", trials=None, max_device_seconds=None):
-    strategy = make_strategy(method, configs(count), trials=trials, seed=0)
+    strategy = make_strategy(method, configs(count), trials=trials, seed=0, axes=("n_layers",), objectives=OBJECTIVES)
     ladder = tuple(Execution(batch_size=size, compile=False) for size in batch_sizes)
     return Driver(
         strategy, seeds=seeds, micro_batches=lambda config: MicroBatches(executions=ladder),
@@ -64,6 +66,94 @@ def run_to_end(machine):
 def test_seeds_are_outermost_so_that_configs_are_compared_early():
     asked = run_to_end(driver(3, seeds=2))
     assert [(job.config.shape.n_layers, job.seed) for job in asked] == [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (3, 1)]
+
+
+def test_a_strategy_that_learns_is_asked_when_nothing_else_is_left_and_before_later_seeds():
+    machine = driver(30, seeds=2, method="tpe", trials=6, batch_sizes=(1, 2))
+    assert (machine.to_propose, machine.states()) == (12, {})
+    asked = run_to_end(machine)
+    first, later = [("speed", 0), ("speed", 0), ("train", 0)], ("train", 1)
+    assert [(job.kind, job.seed) for job in asked] == first * 6 + [later] * 6
+    assert machine.to_propose == 0
+    trained = [job.config.config_id for job in asked if job.kind == "train"]
+    assert trained[:6] == trained[6:]
+    assert len(set(trained)) == 6
+
+
+@pytest.mark.parametrize("method", ["tpe", "nsga2", "gp"])
+@pytest.mark.parametrize("killed_at", [1, 7, 14, 20])
+def test_a_strategy_that_learns_goes_on_after_a_kill_as_if_there_had_been_none(method, killed_at, tmp_path):
+    """At one job at a time; the job that was running when the process died is asked for again."""
+
+    def well(job):
+        loss = (job.config.shape.n_layers - 20.5) ** 2
+        return Final(**{**vars(final(job)), "val_loss": loss})
+
+    def run(one, jobs=None):
+        asked = []
+        while jobs is None or len(asked) < jobs:
+            job = one.ask()
+            if isinstance(job, Done):
+                break
+            asked.append(job.config.config_id)
+            if len(asked) != jobs:
+                one.tell(well(job))
+        return asked
+
+    with Ledger(tmp_path / "whole", lock=tmp_path / "a") as ledger:
+        undisturbed = run(Session(driver(60, seeds=1, method=method, trials=22), ledger))
+    assert len(set(undisturbed)) == 22
+    with Ledger(tmp_path / "killed", lock=tmp_path / "b") as ledger:
+        first = run(Session(driver(60, seeds=1, method=method, trials=22), ledger), jobs=killed_at)
+    with Ledger(tmp_path / "killed", lock=tmp_path / "b") as ledger:
+        second = run(Session(driver(60, seeds=1, method=method, trials=22), ledger))
+    assert first[-1] == second[0]
+    assert first + second[1:] == undisturbed
+
+
+def test_jobs_that_were_running_at_the_kill_are_asked_for_again_however_many():
+    first, second = (driver(40, seeds=1, method="tpe", trials=12) for _ in range(2))
+    running = [first.ask() for _ in range(8)]
+    for job in running:
+        second.adopt(job)
+    assert [second.ask().job_id for _ in range(8)] == [job.job_id for job in running]
+    assert second.ask().job_id not in {job.job_id for job in running}
+    assert second.to_propose == 3
+
+
+def test_a_trial_that_was_stopped_early_is_settled_and_its_config_gets_no_further_seeds():
+    machine = driver(3, seeds=2)
+    first = machine.ask()
+    machine.tell(final(first, status="stopped_early"))
+    asked = run_to_end(machine)
+    assert [(job.config.shape.n_layers, job.seed) for job in asked] == [(2, 0), (3, 0), (2, 1), (3, 1)]
+    assert list(machine.states().values()) == ["done"] * 5
+
+
+def test_rungs_are_replayed_so_that_a_resumed_study_stops_what_it_would_have_stopped(tmp_path):
+    def started(path):
+        strategy = make_strategy("grid", configs(8), trials=None, seed=0, axes=(), objectives={})
+        once = MicroBatches(executions=(Execution(batch_size=4, compile=False),))
+        halving = SuccessiveHalving(grace=0.3)
+        machine = Driver(strategy, seeds=1, micro_batches=lambda config: once, early_stop=halving)
+        return Session(machine, Ledger(path, lock=path.with_suffix(".lock")))
+
+    def train(session, loss):
+        job = session.ask()
+        answer = session.tell(Rung(job=job, tokens=5 * 128, loss=loss))
+        session.tell(final(job, status="stopped_early" if isinstance(answer, Stop) else "ok"))
+        return isinstance(answer, Stop)
+
+    whole = started(tmp_path / "whole")
+    undisturbed = [train(whole, loss) for loss in (3.0, 2.0, 4.0, 1.0, 5.0, 2.5)]
+    assert undisturbed == [False, False, True, False, True, True]
+    first = started(tmp_path / "killed")
+    told = [train(first, loss) for loss in (3.0, 2.0, 4.0)]
+    first._ledger.close()
+    second = started(tmp_path / "killed")
+    assert told + [train(second, loss) for loss in (1.0, 5.0, 2.5)] == undisturbed
+    for session in (whole, second):
+        session._ledger.close()
 
 
 def test_several_micro_batches_cost_probes_and_never_a_training():

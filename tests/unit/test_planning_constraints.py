@@ -8,7 +8,7 @@ from model.shape import derive
 from sweeper.errors import NothingFeasible, UsageError
 from sweeper.planning.constraints import quantities
 from sweeper.planning.plan import make_plan
-from sweeper.records import Config, Optimizer, Recipe
+from sweeper.records import Optimizer, Recipe
 from sweeper.study.expressions import QUANTITIES
 from sweeper.study.loader import load
 
@@ -63,7 +63,7 @@ def test_every_quantity_is_what_its_description_says():
                     "tie_embeddings": False})  # fmt: skip
     recipe = Recipe(data="x", steps=10, seq_len=64, tokens_per_step=512, precision="fp32",
                     optimizer=Optimizer(lr=1e-3), eval_tokens=64)  # fmt: skip
-    found = quantities(Config(shape=shape, recipe=recipe))
+    found = quantities(shape, seq_len=recipe.seq_len, tokens_per_step=recipe.tokens_per_step)
     assert set(found) == set(QUANTITIES)
     attention = 2 * 96 * 96 + 2 * 96 * 32
     trunk = 6 * (attention + 3 * 96 * 240 + 2 * 96) + 96

@@ -23,7 +23,7 @@ def config(*, lr=1e-3, base=None, precision="fp32", **shape):
 
 
 def chosen(configs, trials, seed=0, axes=AXES_HERE):
-    strategy = make_strategy("space_filling", configs, trials=trials, seed=seed, axes=axes)
+    strategy = make_strategy("space_filling", configs, trials=trials, seed=seed, axes=axes, objectives={})
     return [strategy.propose() for _ in range(trials)]
 
 

@@ -1,0 +1,95 @@
+"""What all trials of a plan come to, from its configs in columns: exact sums, whatever their size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sweeper.planning.estimates import Calibration
+from sweeper.planning.feasible import Feasible, Group
+from sweeper.planning.held import TokensOf
+from sweeper.study.schema import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Over all trials. `seconds` are of jobs one after another; `max_epochs` None where data is unknown.
+
+    `probes` are short runs that measure speed alone, beside the trials, and at most so many: one per micro-batch
+    (and, of precision auto, per precision) where a config has several, or minutes; configs that differ only in what
+    speed doesn't depend on share them. Tokens, FLOPs and seconds leave them out. `tokens_exact` is False where
+    tokens and FLOPs are estimates, as recipes give minutes.
+    Where the search tries fewer configs than are feasible, sums are those of as many average configs.
+    """
+
+    configs: int
+    trials: int
+    probes: int
+    seeds: int
+    tokens: int
+    tokens_exact: bool
+    train_flops: int
+    seconds: float
+    max_epochs: float | None
+
+
+def totals(study: Study, found: Feasible, speed: Calibration, held: TokensOf, *, probes: int) -> Totals:
+    """Of a plan with at least one config; `probes` as of all of them."""
+    configs, seeds = len(found), study.trial.seeds
+    tried = configs if study.search.trials is None else min(configs, study.search.trials)
+    tokens = flops = 0
+    seconds = 0.0
+    epochs: list[float] = []
+    for group in found.groups:
+        recipe = group.settings.common_recipe
+        per_token: Any = group.shapes.shape.train_flops_per_token(recipe.seq_len)
+        each = _tokens(group, per_token, speed)
+        tokens += _sum(each)
+        flops += _sum(each, per_token)
+        seconds += float(np.sum(speed.seconds_of(per_token, each, recipe)))
+        epochs += _epochs(group, each, held)
+    return Totals(
+        configs=tried,
+        trials=tried * seeds,
+        probes=probes * tried // configs,
+        seeds=seeds,
+        tokens=tokens * tried * seeds // configs,
+        tokens_exact=all(group.settings.common_recipe.minutes is None for group in found.groups),
+        train_flops=flops * tried * seeds // configs,
+        seconds=seconds * tried * seeds / configs,
+        max_epochs=max(epochs, default=None),
+    )
+
+
+def _tokens(group: Group, per_token: Any, speed: Calibration) -> Any:
+    """Training tokens of each config."""
+    recipe = group.settings.common_recipe
+    if group.steps is None:
+        return np.asarray(speed.tokens_in_minutes(per_token, recipe)).astype(np.int64)
+    return np.broadcast_to(group.steps * recipe.tokens_per_step, per_token.shape)
+
+
+def _epochs(group: Group, tokens: Any, held: TokensOf) -> list[float]:
+    """The most passes over the data, for each vocabulary of which it's known what the data holds."""
+    vocabulary: Any = group.shapes.shape.vocab_size
+    most = []
+    for size in np.unique(vocabulary).tolist():
+        known = held(group.settings.common_recipe.data, size)
+        if known is not None and known.tokens:
+            most.append(int(tokens[vocabulary == size].max()) / known.tokens)
+    return most
+
+
+def _sum(*factors: Any) -> int:
+    """The sum of products, in 64 bits where these suffice."""
+    bound = float(len(factors[0]))
+    for factor in factors:
+        bound *= float(factor.max())
+    if bound >= 2.0**62:
+        factors = tuple(factor.astype(object) for factor in factors)
+    product = factors[0]
+    for factor in factors[1:]:
+        product = product * factor
+    return int(product.sum())

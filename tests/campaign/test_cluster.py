@@ -1,0 +1,132 @@
+"""Several nodes of eight pretended devices: one job a device, a lost node's jobs run elsewhere, devices kept busy."""
+
+import itertools
+import statistics
+import threading
+import time
+from collections import Counter, defaultdict
+
+import pytest
+
+from runners import ray_tune
+from sweeper.ledger import Ledger, read
+from sweeper.records import Execution
+from sweeper.search import make_strategy
+from sweeper.search.driver import Driver
+from sweeper.search.resolving import MicroBatches
+from sweeper.session import Session
+from tests.campaign.fire import ROOT
+from tests.fakes import make_job
+
+DEVICES = 8
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Nodes by number; those that a test adds are gone afterwards."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    for name, value in ray_tune.SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    node = {"num_cpus": DEVICES, "num_gpus": DEVICES, "object_store_memory": ray_tune.OBJECT_STORE_BYTES}
+    made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    made.add = lambda: made.add_node(**node)
+    try:
+        ray.init(address=made.address, log_to_driver=False, logging_level="CRITICAL")
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def study(jobs, seconds):
+    configs = [make_job(n_layers=n + 1, data=f"valley:{seconds}").config for n in range(jobs)]
+    once = MicroBatches(executions=(Execution(batch_size=4, compile=False),))
+    strategy = make_strategy("grid", configs, trials=None, seed=0, axes=(), objectives={})
+    return Driver(strategy, seeds=1, micro_batches=lambda config: once)
+
+
+def run(tmp_path, jobs, seconds, *, at_half=lambda: None):
+    """Run so many jobs of so many seconds; `at_half` is called once half of them have an outcome."""
+    half = threading.Event()
+
+    def watch(record):
+        if record["type"] == "final":
+            finals.append(record)
+        if len(finals) == jobs // 2:
+            half.set()
+
+    def wait():
+        if half.wait(timeout=600):
+            at_half()
+
+    finals = []
+    thread = threading.Thread(target=wait)
+    thread.start()
+    with Ledger(tmp_path / "ledger.jsonl", lock=tmp_path / "lock") as ledger:
+        session = Session(study(jobs, seconds), ledger, observers=(watch,))
+        ray_tune.run(session, job_target="tests.fakes:behave", cpus=1, gpus=1, logs=tmp_path / "logs")
+    half.set()
+    thread.join()
+    return read(tmp_path / "ledger.jsonl")
+
+
+def check_all_have_one_outcome(records, jobs):
+    outcomes = Counter(record["trial_id"] for record in records if record["type"] == "final")
+    assert len(outcomes) == jobs
+    assert set(outcomes.values()) == {1}
+
+
+def spans(records):
+    """Of each device, when its jobs began and ended, in order."""
+    found = defaultdict(list)
+    for record in records:
+        if record["type"] == "final":
+            seen = record["environment"]
+            found[seen["node"], seen["cuda"]].append((seen["began"], seen["ended"]))
+    return {device: sorted(times) for device, times in found.items()}
+
+
+def check_never_two_on_one_device(found):
+    for device, times in found.items():
+        for (_, ended), (began, _) in itertools.pairwise(times):
+            assert began >= ended, f"two jobs at once on {device}"
+
+
+def idle_seconds(found):
+    return [began - ended for times in found.values() for (_, ended), (began, _) in itertools.pairwise(times)]
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(1800)
+def test_two_hundred_jobs_on_three_nodes_one_of_which_is_lost(cluster, tmp_path):
+    cluster.add()
+    lost = cluster.add()
+    cluster.wait_for_nodes()
+
+    def lose():
+        cluster.remove_node(lost, allow_graceful=False)
+
+    began = time.perf_counter()
+    records = run(tmp_path, 200, 6.0, at_half=lose)
+    took = time.perf_counter() - began
+    check_all_have_one_outcome(records, 200)
+    failed = [record for record in records if record["type"] == "failed"]
+    assert 1 <= len(failed) <= DEVICES, "the lost node was running jobs"
+    found = spans(records)
+    assert len(found) == 3 * DEVICES
+    check_never_two_on_one_device(found)
+    idle = statistics.median(idle_seconds(found))
+    print(f"200 jobs in {took:.0f} s, {len(failed)} lost with a node and run elsewhere; median idle time {idle:.3f} s")
+    assert idle <= 0.5
+
+
+@pytest.mark.alone
+def test_eight_jobs_on_one_node_never_share_a_device(cluster, tmp_path):
+    records = run(tmp_path, 8, 2.5)
+    check_all_have_one_outcome(records, 8)
+    found = spans(records)
+    check_never_two_on_one_device(found)
+    assert len(found) > 1

@@ -1,0 +1,65 @@
+"""Which trials are stopped, by hand-made curves; and that a stopped one is kept out of what it must be kept out of."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from sweeper.records import Continue, Rung, Stop
+from sweeper.search.early_stop import SuccessiveHalving
+from tests.fakes import make_job
+
+
+def rung(number, loss, *, at, steps=100, seed=0):
+    job = make_job(seed, n_layers=number)
+    job = replace(job, config=replace(job.config, recipe=replace(job.config.recipe, steps=steps)))
+    return Rung(job=job, tokens=int(at * steps * 1024), loss=loss)
+
+
+def test_nothing_is_decided_before_the_grace_and_each_milestone_once():
+    halving = SuccessiveHalving(grace=0.3)
+    for number in range(1, 30):
+        assert isinstance(halving.tell(rung(number, float(number), at=0.2)), Continue)
+    told = [halving.tell(rung(number, float(number), at=0.3)) for number in range(1, 10)]
+    # Of one and of two all go on; of n, those with fewer than ceil(n / 3) better ones.
+    assert [isinstance(answer, Stop) for answer in told] == [False, False, True, True, True, True, True, True, True]
+    assert isinstance(halving.tell(rung(9, 0.0, at=0.5)), Continue)
+    assert isinstance(halving.tell(rung(2, 9.0, at=0.9)), Continue), "the first at its milestone"
+
+
+def test_in_a_random_order_about_a_third_goes_on_and_the_best_always():
+    source = random.Random(0)
+    losses = list(range(1, 91))
+    went_on = []
+    for _ in range(20):
+        source.shuffle(losses)
+        halving = SuccessiveHalving(grace=0.3)
+        kept = [loss for n, loss in enumerate(losses) if isinstance(halving.tell(rung(n, loss, at=0.31)), Continue)]
+        assert 1 in kept
+        went_on.append(len(kept))
+    assert 26 <= sum(went_on) / len(went_on) <= 38
+
+
+def test_losses_are_compared_at_equal_tokens_alone():
+    halving = SuccessiveHalving(grace=0.3)
+    for number in range(1, 10):
+        halving.tell(rung(number, 1.0, at=0.3))
+    assert isinstance(halving.tell(rung(50, 9.0, at=0.3, steps=200)), Continue)
+    assert isinstance(halving.tell(rung(51, 9.0, at=0.3)), Stop)
+    assert isinstance(halving.tell(rung(52, math.nan, at=0.3)), Stop)
+
+
+def test_a_trial_that_is_run_again_is_judged_by_its_latest_loss():
+    halving = SuccessiveHalving(grace=0.3)
+    for number in range(1, 7):
+        halving.tell(rung(number, float(number), at=0.3))
+    halving.tell(rung(1, 0.5, at=0.01))
+    assert isinstance(halving.tell(rung(1, 99.0, at=0.3)), Stop)
+
+
+@pytest.mark.parametrize("grace", [0.01, 0.3, 0.99])
+def test_a_milestone_lies_before_the_end(grace):
+    halving = SuccessiveHalving(grace=grace)
+    stopped = [isinstance(halving.tell(rung(n, float(n), at=1.0)), Stop) for n in range(1, 8)]
+    assert stopped == [False, False, True, True, True, True, True]
