@@ -43,6 +43,10 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _folder_options(
         command("report", "the frontier again, from the ledger; writes frontier.json, frontier.png, report.html")
     )
+    merge = command("merge", "ledgers of the same study, from several people or devices, put together and reported")
+    merge.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="run folders, runs/<study>/<profile>")
+    merge.add_argument("--out", type=Path, required=True, help="the new run folder")
+    merge.add_argument("--json", action="store_true")
     shape = command("shape", "exact counts of one shape")
     _shape_options(shape)
     shape.add_argument("--seq_len", type=int, default=1024, help="for FLOPs per token (1024)")

@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run": _run,
         "status": _status,
         "report": _report,
+        "merge": _merge,
         "shape": _shape,
         "train": _train,
         "ui": _ui,
@@ -174,7 +175,7 @@ def _plan(arguments: Any) -> None:
 
 
 def _run(arguments: Any) -> None:
-    from sweeper.confirm import agreed
+    from sweeper.confirm import agreed, opening
     from sweeper.machine import job_resources
     from sweeper.study_run import set_aside
 
@@ -182,24 +183,13 @@ def _run(arguments: Any) -> None:
     console = _console()
     asked = run.loaded.study.resources
     gpus, cpus = job_resources(gpus=asked.gpus, cpus=asked.cpus)
-    console.print(_opening(run, gpus=gpus, named=arguments.profile is not None))
+    console.print(opening(run, gpus=gpus, named=arguments.profile is not None))
     with results_in(run.folder.root):
         if arguments.fresh and (aside := set_aside(run.folder)):
             console.print(f"the earlier results are now in {shown(aside)}")
     in_process = arguments.runner == "in-process"
     start = partial(agreed, console, yes=arguments.yes)
     _execute(run, console, out=arguments.out or RUNS, gpus=gpus, cpus=cpus, in_process=in_process, start=start)
-
-
-def _opening(run: StudyRun, *, gpus: int, named: bool) -> str:
-    """What is about to run: the profile and why this one, the device where it might surprise, where results go."""
-    from sweeper.machine import gpu_count
-
-    here = {0: "no GPU", 1: "1 GPU"}.get(gpu_count(), f"{gpu_count()} GPUs")
-    parts = [run.loaded.study.name, f"profile {run.loaded.profile} ({'as asked' if named else f'{here} here'})"]
-    if gpu_count() and not gpus:
-        parts.append(f"on the CPU (resources.gpus is 0; this machine has {here})")
-    return ", ".join([*parts, f"results in {shown(run.folder.root)}"])
 
 
 def _execute(
@@ -305,6 +295,17 @@ def _report(arguments: Any) -> None:
         console.print(f"report: {shown(run.folder.report)}")
 
 
+def _merge(arguments: Any) -> None:
+    from argparse import Namespace
+
+    from sweeper.merge import merge
+
+    merged = merge(arguments.folders, arguments.out)
+    if not arguments.json:
+        _console().print("\n".join(merged.said))
+    _report(Namespace(study=arguments.out, profile=None, set=[], out=None, json=arguments.json))
+
+
 def _shape(arguments: Any) -> None:
     import json
 
@@ -355,15 +356,9 @@ def _train(arguments: Any) -> None:
 
 
 def _ui(arguments: Any) -> int:
-    import subprocess
+    from sweeper.tracking import serve
 
-    from sweeper.tracking import default_uri
-
-    if "MLFLOW_TRACKING_URI" not in os.environ and not (arguments.out / "mlflow.db").is_file():
-        raise UsageError(f"{arguments.out} holds no results: run a study first, or name its folder with --out")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", default_uri(arguments.out)]
-    print(f"http://127.0.0.1:{arguments.port} (Ctrl-C ends it)", flush=True)
-    return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(arguments.port)])
+    return serve(arguments.out, port=arguments.port)
 
 
 def _doctor(arguments: Any) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from sweeper.dominance import hypervolume, judge
 from sweeper.doubts import device_doubts, held_equal, study_doubts
 from sweeper.errors import UsageError
+from sweeper.joint import frontier_probabilities
 from sweeper.labels import labels
 from sweeper.noise import CONFIDENCE, POWER, AdditiveFit, Observation, fit
 from sweeper.observations import (
@@ -162,6 +163,8 @@ def _device_frontier(
     ]
     points.sort(key=lambda point: -point.objectives["tokens_per_s"].mean)
     judged = judge(points, fits, objectives)
+    chances = frontier_probabilities(judged, fits, objectives)
+    judged = tuple([replace(point, p_frontier=p) for point, p in zip(judged, chances, strict=True)])
     volume, reference = hypervolume(judged, objectives)
     differences = _loss_differences(judged, fits["val_loss"])
     have = {(point.config_id, point.probe_id) for point in points}
@@ -284,12 +287,8 @@ def _noise(one: AdditiveFit) -> Noise:
 
 
 def frontier_json(found: Frontier) -> dict[str, Any]:
-    """`frontier.json` as plain values; an advantage below its objective's of `margins` counts as none.
-
-    `p_frontier` is null until it is computed.
-    """
+    """`frontier.json` as plain values; an advantage below its objective's of `margins` counts as none."""
     plain = asdict(found)
     for one in plain["frontiers"]:
         one["noise"] = {"confidence": CONFIDENCE, "power": POWER, **one["noise"]}
-        one["points"] = [{**point, "p_frontier": None} for point in one["points"]]
     return {"schema": SCHEMA, "margins": dict(MARGINS), **plain}

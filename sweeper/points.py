@@ -47,6 +47,8 @@ class Point:
     `standing` is "frontier" where no point beats it by the means, else "tied" or "dominated" as
     `sweeper.dominance` tells them apart, or "unresolved" where there's no noise estimate to judge by.
     `tied_with` holds point ids; `tied_in` names the objectives in which a tied point isn't shown to be beaten.
+    `p_frontier`: how likely no other point is as good in all objectives and better in one (`sweeper.joint`), None
+    without a noise estimate.
     """
 
     point_id: str
@@ -66,3 +68,4 @@ class Point:
     standing: Standing
     tied_with: tuple[str, ...]
     tied_in: tuple[str, ...]
+    p_frontier: float | None = None

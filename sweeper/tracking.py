@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sweeper.errors import UsageError
 from sweeper.projection import MAX_PARAM, Projection, Record, Run, RunStatus, study_params
 from sweeper.run_folder import RunFolder
 
@@ -314,6 +317,18 @@ def _open(uri: str) -> MlflowClient:
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri)
+
+
+def serve(runs: Path, *, port: int) -> int:
+    """MLflow's pages on what `runs` holds, on this machine only, until Ctrl-C; its exit code.
+
+    Raises UsageError where there is nothing to show.
+    """
+    if "MLFLOW_TRACKING_URI" not in os.environ and not (runs / "mlflow.db").is_file():
+        raise UsageError(f"{runs} holds no results: run a study first, or name its folder with --out")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", default_uri(runs)]
+    print(f"http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
+    return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)])
 
 
 def artifact_location(uri: str, experiment: str) -> str | None:

@@ -336,7 +336,7 @@ def test_json_is_the_contract():
         assert {"config_id", "batch_size", "shape", "recipe", "params", "objectives", "on_frontier", "tied_with"} <= (
             point.keys()
         )
-        assert point["p_frontier"] is None
+        assert 0 <= point["p_frontier"] <= 1
         assert bool(point["tied_in"]) == (point["standing"] == "tied")
         assert all(e.keys() == {"mean", "sd", "n", "low", "high"} for e in point["objectives"].values())
         low, mean, high = (point["objectives"]["tokens_per_s"][key] for key in ("low", "mean", "high"))

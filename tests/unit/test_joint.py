@@ -1,0 +1,86 @@
+"""P(on frontier) where it is known in closed form, and the walk against brute force."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from sweeper.joint import _of_two, drawn_means, frontier_probabilities
+from sweeper.noise import Observation, fit
+
+OBJECTIVES = {"val_loss": "min", "tokens_per_s": "max"}
+
+
+@dataclass(frozen=True)
+class Where:
+    config_id: str
+    probe_id: str
+
+
+def fitted(values):
+    """A fit of treatments' values, one for each seed."""
+    return fit([
+        Observation(treatment=name, block=f"seed {seed}", value=value)
+        for name, seeds in values.items() for seed, value in enumerate(seeds)
+    ])  # fmt: skip
+
+
+def test_of_two_points_the_slower_ones_chance_is_that_of_a_lower_loss():
+    source = np.random.default_rng(3)
+    for gap in (-0.02, 0.0, 0.01, 0.03):
+        noise = source.normal(0, 0.02, size=(2, 4))
+        losses = fitted({"fast": 2.0 + noise[0], "slow": 2.0 - gap + noise[1]})
+        speeds = fitted({"fast": [5.0, 5.001, 5.002, 5.0], "slow": [4.0, 4.002, 4.001, 4.0]})
+        fast, slow = frontier_probabilities(
+            [Where("fast", "fast"), Where("slow", "slow")], {"val_loss": losses, "tokens_per_s": speeds}, OBJECTIVES
+        )
+        difference = losses.difference("fast", "slow")
+        wanted = stats.t.cdf(difference.value / difference.standard_error, df=losses.degrees_of_freedom)
+        assert fast == 1.0
+        assert slow == pytest.approx(wanted, abs=0.03)
+
+
+def test_draws_have_the_mean_and_the_spread_of_the_fits_intervals():
+    source = np.random.default_rng(0)
+    one = fitted({name: source.normal(n, 0.5, size=5) for n, name in enumerate("abc")})
+    drawn = drawn_means(one, np.random.default_rng(1), draws=40_000)
+    for column, name in enumerate("abc"):
+        interval = one.mean(name)
+        low, high = np.quantile(drawn[:, column], [0.025, 0.975])
+        assert low == pytest.approx(interval.low, abs=0.03)
+        assert high == pytest.approx(interval.high, abs=0.03)
+    paired = one.difference("a", "b")
+    low, high = np.quantile(drawn[:, 0] - drawn[:, 1], [0.025, 0.975])
+    assert (low, high) == (pytest.approx(paired.low, abs=0.04), pytest.approx(paired.high, abs=0.04))
+
+
+def test_without_an_estimate_of_noise_nothing_is_said():
+    alone = fitted({"a": [2.0], "b": [2.1]})
+    points = [Where("a", "a"), Where("b", "b")]
+    assert frontier_probabilities(points, {"val_loss": alone, "tokens_per_s": alone}, OBJECTIVES) == [None, None]
+
+
+def test_points_that_share_a_measurement_share_its_draws():
+    losses = fitted({"a": [2.0, 2.1], "b": [2.5, 2.61]})
+    speeds = fitted({"p": [5.0, 5.1], "q": [4.0, 4.11]})
+    points = [Where("a", "p"), Where("b", "p"), Where("a", "p")]
+    first, beaten, same = frontier_probabilities(points, {"val_loss": losses, "tokens_per_s": speeds}, OBJECTIVES)
+    assert first == same > 0.95
+    assert beaten < 0.05
+
+
+SMALL = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=9)
+
+
+@settings(max_examples=500, deadline=None, database=None)
+@given(SMALL)
+def test_the_walk_finds_what_no_other_point_beats(points):
+    first, second = (np.array([[p[k] for p in points]], dtype=float) for k in (0, 1))
+    wanted = [
+        not any(a[0] <= p[0] and a[1] <= p[1] and a != p for a in points)
+        for p in points
+    ]  # fmt: skip
+    assert _of_two(first, second)[0].tolist() == wanted

@@ -1,0 +1,79 @@
+"""Ledgers put together: each line once, of one study and one data alone, nothing written where it can't be."""
+
+import json
+
+import pytest
+
+from sweeper.errors import UsageError
+from sweeper.ledger import read
+from sweeper.merge import merge
+from sweeper.records import Resolved
+from tests.unit.frontier_fakes import config, environment, final, plan
+
+STUDY = "name: s\ntrial: {tokens: 1M}\n"
+POINTS = plan([config(1, 1360), config(2, 624)])
+
+
+def run_folder(tmp_path, name, records, *, study=STUDY, profile="full"):
+    root = tmp_path / name
+    root.mkdir()
+    (root / "study.yaml").write_text(study)
+    (root / "plan.json").write_text(json.dumps({"profile": profile}))
+    (root / "ledger.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return root
+
+
+def records(*seeds, device="2-core CPU", **changes):
+    made = [final(point, seed, 2.0 + seed / 10, environment=environment(device=device), **changes)
+            for seed in seeds for point in POINTS]  # fmt: skip
+    return [{**record, "device": device} for record in made]
+
+
+def test_seeds_of_two_people_are_one_study(tmp_path):
+    a = run_folder(tmp_path, "a", records(0, 1))
+    b = run_folder(tmp_path, "b", records(1, 2))
+    merged = merge([a, b], tmp_path / "c")
+    found = read(merged.folder.ledger)
+    assert {record["trial_id"] for record in found} == {record["trial_id"] for record in records(0, 1, 2)}
+    assert len(found) == 6
+    assert (tmp_path / "c" / "study.yaml").read_text() == STUDY
+    assert "2 lines are in several of them, and count once" in merged.said
+    assert "2 trials have a result in several of them: of one kind of device the last counts" in merged.said
+
+
+def test_what_was_resolved_differently_is_said(tmp_path):
+    a = run_folder(tmp_path, "a", records(0, resolved=Resolved(precision="bf16")))
+    b = run_folder(tmp_path, "b", records(1, device="H100", resolved=Resolved(precision="fp8")))
+    said = merge([a, b], tmp_path / "c").said
+    assert said[-1].startswith("2 configs were resolved differently")
+    assert said[1].endswith("b: 2 trials, on H100")
+
+
+@pytest.mark.parametrize(
+    ("other", "wrong"),
+    [
+        ({"study": "name: s\ntrial: {tokens: 2M}\n"}, "different studies, in trial: run the same study"),
+        ({"profile": "cpu"}, "is of profile full"),
+    ],
+)
+def test_other_studies_and_profiles_are_refused(tmp_path, other, wrong):
+    a, b = run_folder(tmp_path, "a", records(0)), run_folder(tmp_path, "b", records(1), **other)
+    with pytest.raises(UsageError, match=wrong):
+        merge([a, b], tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_other_data_is_refused(tmp_path):
+    a = run_folder(tmp_path, "a", records(0))
+    other = [{**record, "environment": environment(data_fingerprint="beef")} for record in records(1)]
+    with pytest.raises(UsageError, match="python-stdlib isn't the same data everywhere"):
+        merge([a, run_folder(tmp_path, "b", other)], tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_folder_that_is_none_and_one_that_is_taken(tmp_path):
+    a = run_folder(tmp_path, "a", records(0))
+    with pytest.raises(UsageError, match="is no run folder"):
+        merge([a, tmp_path / "nothing"], tmp_path / "c")
+    with pytest.raises(UsageError, match="isn't empty"):
+        merge([a, a], a)
