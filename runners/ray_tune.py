@@ -51,6 +51,7 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's would finish the running step first
     "TUNE_GLOBAL_CHECKPOINT_S": "1e12",  # the ledger is the only memory
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # as many as there is room for, once that is known
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 """Read from the environment by Ray and Tune, here and in the workers."""
@@ -177,10 +178,9 @@ class _Asker(Searcher):
         """Outcomes reach the session through the scheduler, which is given the error too."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the ledger is the only memory."""
+        """Nothing: the ledger is the only memory."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
+    restore = save
 
 
 class _Teller(FIFOScheduler):
@@ -223,6 +223,8 @@ def run(
     with connected(address), _environment(SETTINGS), _quiet(), scratch_folder(scratch_parent()) as storage:
         room = room_for(cpus=cpus, gpus=gpus)
         desk = _DESKS[key] = _Desk(session, room=room, job_config=job_config)
+        # Else Tune starts workers one after another, and short jobs take the idle ones before a new one is up.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(room)
         try:
             tune.run(
                 JobTrainable,
