@@ -35,6 +35,8 @@ PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 POINTS_AT_ONCE = 800
 MAX_STUDY_PARAMS = 90
 """With `POINTS_AT_ONCE` and the tags within MLflow's limits of one batch: 1000 in all, 100 params, 100 tags."""
+PAUSE = 1.0
+"""Seconds between two writes: what comes within them is written together, a trial's whole life in three calls."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 EXIT_SECONDS = 3.0
 
@@ -76,6 +78,7 @@ class Tracker:
         self._progress = threading.Condition()
         self._received = self._written = 0
         self._error, self._lost, self._closed = "", False, False
+        self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._work, name="sweeper-tracking", daemon=True)
         self._thread.start()
 
@@ -93,9 +96,13 @@ class Tracker:
 
     def drain(self, timeout: float) -> bool:
         """Wait, at most `timeout` seconds, until all is written; say whether it is."""
+        self._hurry.set()
         with self._progress:
             target = self._received
-            return self._progress.wait_for(lambda: self._written >= target, timeout)
+            drained = self._progress.wait_for(lambda: self._written >= target, timeout)
+        if not self._closed:
+            self._hurry.clear()
+        return drained
 
     def close(self, *, interrupted: bool = False, timeout: float = EXIT_SECONDS) -> None:
         """End the parent run, wait at most `timeout` seconds, and set `warning` when that wasn't enough."""
@@ -164,6 +171,7 @@ class Tracker:
         tasks = []
         try:
             tasks.append(self._queue.get(timeout=timeout))
+            self._hurry.wait(PAUSE)
             while True:
                 tasks.append(self._queue.get_nowait())
         except queue.Empty:
@@ -287,7 +295,7 @@ class _Writer:
         assert self._parent is not None
         run = self._projection.trials[trial_id]
         if trial_id not in self._children:
-            tags = {TRIAL_ID: trial_id, PARENT: self._parent.run_id}
+            tags = {**run.tags, TRIAL_ID: trial_id, PARENT: self._parent.run_id}
             self._children[trial_id] = self._create(client, run, tags)
         _write_run(client, run, self._children[trial_id])
 
