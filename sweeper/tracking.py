@@ -36,7 +36,7 @@ POINTS_AT_ONCE = 800
 MAX_STUDY_PARAMS = 90
 """With `POINTS_AT_ONCE` and the tags within MLflow's limits of one batch: 1000 in all, 100 params, 100 tags."""
 PAUSE = 1.0
-"""Seconds between two writes: what comes within them is written together, a trial's whole life in three calls."""
+"""Seconds from one write to the next: what comes within them is written together, a short trial in three calls."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 EXIT_SECONDS = 3.0
 
@@ -79,6 +79,7 @@ class Tracker:
         self._received = self._written = 0
         self._error, self._lost, self._closed = "", False, False
         self._hurry = threading.Event()
+        self._began = 0.0
         self._thread = threading.Thread(target=self._work, name="sweeper-tracking", daemon=True)
         self._thread.start()
 
@@ -146,6 +147,7 @@ class Tracker:
                 for task in filter(None, tasks):
                     taken += 1
                     self._take(task)
+                self._began = time.monotonic()
                 self._writer.write()
             except Exception as error:
                 self._note(error)
@@ -171,7 +173,7 @@ class Tracker:
         tasks = []
         try:
             tasks.append(self._queue.get(timeout=timeout))
-            self._hurry.wait(PAUSE)
+            self._hurry.wait(max(0.0, self._began + PAUSE - time.monotonic()))
             while True:
                 tasks.append(self._queue.get_nowait())
         except queue.Empty:
