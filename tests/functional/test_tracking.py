@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from sweeper.ledger import Ledger, read
+from sweeper.mlflow_store import WRITTEN
 from sweeper.records import Failed, Job, Rung
 from sweeper.run_folder import RunFolder
 from sweeper.session import Session
-from sweeper.tracking import WRITTEN, Tracker
+from sweeper.tracking import Tracker
 from tests.fakes import FakeSession, make_final, make_job
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, with SQLAlchemy 2.1

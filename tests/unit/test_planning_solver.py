@@ -177,7 +177,7 @@ def numbers_of(shape: Shape):
 
 
 @settings(
-    max_examples=2500, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    max_examples=1200, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 @given(lattices())
 def test_solver_and_drops_agree_with_brute_force(lattice):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from sweeper.lines import event_record
+from sweeper.mlflow_store import artifact_location
 from sweeper.projection import MAX_PARAM, Projection, milliseconds, study_params, trial_params
 from sweeper.records import SCHEMA, Event, Failed, Job, Rung, Speed, SpeedSummary
-from sweeper.tracking import artifact_location, default_uri
+from sweeper.tracking import default_uri
 from tests.fakes import make_final, make_job
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
