@@ -20,6 +20,9 @@ import torch
 from runners.compile_cache import use_compile_cache
 from runners.job_run import settle_threads
 
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from runners.compile_ahead import main; main()"
+"""Finds this very package first, whatever the working directory holds."""
+
 
 @contextlib.contextmanager
 def compiler_tried_ahead(*, wanted: bool) -> Iterator[subprocess.Popen[bytes] | None]:
@@ -27,7 +30,7 @@ def compiler_tried_ahead(*, wanted: bool) -> Iterator[subprocess.Popen[bytes] | 
     with contextlib.ExitStack() as stack:
         helper = None
         if wanted and _is_empty(Path(use_compile_cache(torch.device("cpu")))):
-            helper = stack.enter_context(_process([sys.executable, "-m", "runners.compile_ahead"]))
+            helper = stack.enter_context(_process([sys.executable, "-c", _PROGRAM, str(Path(__file__).parents[1])]))
         yield helper
 
 
@@ -55,7 +58,3 @@ def main() -> None:
     settle_threads(1)
     use_compile_cache(torch.device("cpu"))
     torch.compile(lambda numbers: numbers + 1)(torch.ones(64))
-
-
-if __name__ == "__main__":
-    main()

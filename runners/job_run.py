@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import statistics
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,13 +13,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sweeper.records import Event, Failed, Final, Job, Rung, SpeedSummary
+from runners.speeds import summarise
+from sweeper.records import Event, Failed, Final, Job, Rung
 
 DEFAULT_TARGET = "runners.trial:run_job"
 """Where the function lies that turns a job into its events, as "module:function"."""
-
-LEAST_WINDOWS = 3
-"""Of a speed: fewer don't say how far it can be relied on."""
 
 JobFunction = Callable[..., Iterator[Event]]
 """Takes a Job, and by name the options that its runner was given."""
@@ -103,7 +100,7 @@ def stopped(job: Job, rungs: Sequence[Rung], *, seconds: float) -> Final:
         curve=tuple((rung.tokens, rung.loss) for rung in rungs[begun:]),
         tokens=rungs[-1].tokens if rungs else 0,
         seconds=_spent(rungs[begun:], seconds),
-        speed=_speed(rungs[begun:]),
+        speed=summarise(job, [rung.tokens_per_s for rung in rungs[begun:] if rung.tokens_per_s]),
         peak_memory_bytes=None,
         environment={"device": rungs[-1].device} if rungs else {},
     )
@@ -115,22 +112,6 @@ def _spent(rungs: Sequence[Rung], seconds: float) -> dict[str, float]:
         (rung.tokens - before.tokens) / rung.tokens_per_s for before, rung in pairwise(rungs) if rung.tokens_per_s
     )
     return {"set_up": round(max(0.0, seconds - train), 3), "train": round(train, 3)}
-
-
-def _speed(rungs: Sequence[Rung]) -> SpeedSummary | None:
-    """By the windows between rungs, where there are at least three."""
-    windows = tuple(rung.tokens_per_s for rung in rungs if rung.tokens_per_s)
-    if len(windows) < LEAST_WINDOWS:
-        return None
-    config, median = rungs[-1].job.config, statistics.median(windows)
-    return SpeedSummary(
-        tokens_per_s=median,
-        low=min(windows),
-        high=max(windows),
-        windows=windows,
-        step_ms=1000 * config.recipe.tokens_per_step / median,
-        tflops_per_s=median * config.shape.train_flops_per_token(config.recipe.seq_len) / 1e12,
-    )
 
 
 def last_lines(path: Path, *, lines: int = 20) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import os
 import platform
-import statistics
 import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -15,10 +14,7 @@ from typing import Any
 
 import torch
 
-from sweeper.records import SpeedSummary
-
 WARM_UP_STEPS = 10
-MIN_WINDOWS = 3
 SHORTEST_LOOK = 0.2
 """Seconds over which the load of other processes can be told: the kernel counts in hundredths."""
 RECORDED_PACKAGES = ("sweeper", "torch", "torchao", "triton", "tokenizers", "numpy")
@@ -143,29 +139,6 @@ def peak_memory_bytes(device: torch.device) -> int | None:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return None
-
-
-def summarise(
-    windows: list[tuple[int, float]], *, tokens_per_step: int, flops_per_token: int, peak_tflops: float | None
-) -> SpeedSummary | None:
-    """Median, lowest and highest tokens/s over windows of (whole steps, seconds); None below 3 windows.
-
-    `peak_tflops` is the device's, for the MFU; None where it isn't known.
-    """
-    if len(windows) < MIN_WINDOWS:
-        return None
-    rates = [steps * tokens_per_step / seconds for steps, seconds in windows]
-    median = statistics.median(rates)
-    tflops = median * flops_per_token / 1e12
-    return SpeedSummary(
-        tokens_per_s=median,
-        low=min(rates),
-        high=max(rates),
-        windows=tuple(rates),
-        step_ms=1000 * tokens_per_step / median,
-        tflops_per_s=tflops,
-        mfu=tflops / peak_tflops if peak_tflops else None,
-    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -68,7 +68,7 @@ def _note_storage(tensor: Tensor, storages: dict[int, int]) -> None:
         storage = tensor.untyped_storage()
         if storage.device.type == "cpu":
             storages[storage._cdata] = storage.nbytes()
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return  # a tensor without memory of its own: traced, sparse or wrapped
 
 

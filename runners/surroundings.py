@@ -13,6 +13,7 @@ from runners import attention, between_jobs, device_state, measuring, memory
 from runners.compile_cache import use_compile_cache
 from runners.host_memory import keep_freed_memory
 from runners.peaks import bf16_peak
+from runners.speeds import summarise
 from sweeper.records import Job, SpeedSummary
 
 LOADED_CORES = 0.5
@@ -100,13 +101,9 @@ class Surroundings:
 
     def summarise(self, windows: Iterable[tuple[int, float]]) -> SpeedSummary | None:
         """The job's speed from windows of (steps, seconds), None where they are too few."""
-        recipe = self._job.config.recipe
-        return measuring.summarise(
-            list(windows),
-            tokens_per_step=recipe.tokens_per_step,
-            flops_per_token=self._job.config.shape.train_flops_per_token(recipe.seq_len),
-            peak_tflops=self._peak.tflops if self._peak else None,
-        )
+        per_step = self._job.config.recipe.tokens_per_step
+        rates = [steps * per_step / seconds for steps, seconds in windows]
+        return summarise(self._job, rates, peak_tflops=self._peak.tflops if self._peak else None)
 
     @property
     def peak_memory_bytes(self) -> int | None:

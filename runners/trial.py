@@ -17,6 +17,7 @@ from runners import between_jobs, measuring
 from runners.clock import Clock
 from runners.data.dataset import Batch, Dataset, epochs, held_out_batches, held_out_bytes_per_token, train_batches
 from runners.device_state import DeviceInUse
+from runners.speeds import MIN_WINDOWS
 from runners.surroundings import Surroundings
 from runners.training import Training, evaluate
 from sweeper.records import Event, Final, Job, Rung, Speed, Status
@@ -160,9 +161,9 @@ class _Run:
         val_loss, val_bpb = self.evaluate(dataset)
         if not math.isfinite(val_loss):
             return None
-        if len(self.windows) < measuring.MIN_WINDOWS:
+        if len(self.windows) < MIN_WINDOWS:
             self.time_more_steps()
-        if len(self.windows) < measuring.MIN_WINDOWS:
+        if len(self.windows) < MIN_WINDOWS:
             self.notes.append("other processes used the device, so that the trial's speed isn't known")
         worse_than_uniform = val_loss > math.log(self.job.config.shape.vocab_size)
         return _Ending(status="diverged" if worse_than_uniform else "ok", val_loss=val_loss, val_bpb=val_bpb)
@@ -238,7 +239,7 @@ class _Run:
         self.keep_time(1, self.training.timed_steps(1))
         self.surroundings.check_memory()
         self.time_more_steps()
-        if len(self.windows) < measuring.MIN_WINDOWS:
+        if len(self.windows) < MIN_WINDOWS:
             raise DeviceInUse("other processes came to use the device while it was timed")
         return _Ending(status="ok")
 

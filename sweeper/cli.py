@@ -83,8 +83,8 @@ def _make_plan(loaded: LoadedStudy, records: Sequence[dict[str, Any]] = ()) -> P
     from runners.data.inventory import train_tokens
     from sweeper.machine import cpu_count, job_gpus
     from sweeper.planning.estimates import calibrate
-    from sweeper.planning.held import TrainTokens
     from sweeper.planning.plan import make_plan
+    from sweeper.planning.train_tokens import TrainTokens
 
     def known_tokens(name: str, vocab_size: int) -> TrainTokens | None:
         path = str(loaded.data_path) if loaded.data_path else None
@@ -303,7 +303,8 @@ def _merge(arguments: Any) -> None:
     merged = merge(arguments.folders, arguments.out)
     if not arguments.json:
         _console().print("\n".join(merged.said))
-    _report(Namespace(study=arguments.out, profile=None, set=[], out=None, json=arguments.json))
+    of_merged = {"command": _report, "study": arguments.out, "profile": None, "set": [], "out": None}
+    _report(Namespace(**vars(arguments) | of_merged))
 
 
 def _shape(arguments: Any) -> None:

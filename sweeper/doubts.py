@@ -41,7 +41,7 @@ def study_doubts(states: Sequence[JobState], configs: Sequence[Config], *, to_pr
     ]
     doubts = [f"{n} of {len(states)} jobs {how}: {what_to_do}." for n, how, what_to_do in found if n]
     if to_propose:
-        doubts.append(f"{to_propose} more, of configs that the search has yet to choose: `sweeper run` does them.")
+        doubts.append(f"{to_propose} trials to come, of configs yet to be chosen: `sweeper run` does them.")
     if len({config.shape.vocab_size for config in configs}) > 1:
         doubts.append("Vocabularies differ, and a loss per token can't be compared between them: hold one fixed.")
     return tuple(doubts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ def merge(folders: Sequence[Path], out: Path) -> Merged:
     with Ledger(target.ledger, lock=target.lock) as ledger:
         for record in lines.values():
             ledger.append(record)
-    return Merged(folder=target, said=tuple(_said(sources, ledgers, len(lines))))
+    return Merged(folder=target, said=tuple(_said(sources, ledgers, list(lines.values()))))
 
 
 def _plan_of(sources: Sequence[RunFolder]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _check_same_data(sources: Sequence[RunFolder], ledgers: Sequence[Sequence[Re
             )
 
 
-def _said(sources: Sequence[RunFolder], ledgers: Sequence[Sequence[Record]], lines: int) -> Iterator[str]:
+def _said(sources: Sequence[RunFolder], ledgers: Sequence[Sequence[Record]], merged: Sequence[Record]) -> Iterator[str]:
     done: dict[str, set[int]] = defaultdict(set)
     resolved: dict[str, set[str]] = defaultdict(set)
     devices: dict[int, set[str]] = defaultdict(set)
@@ -104,9 +104,10 @@ def _said(sources: Sequence[RunFolder], ledgers: Sequence[Sequence[Record]], lin
         own = sum(number in where for where in done.values())
         yield f"{shown(source.root)}: {own} trials, on {listed(sorted(devices[number])) or 'no device'}"
     total = sum(map(len, ledgers))
-    if lines < total:
-        yield f"{total - lines} lines are in several of them, and count once"
-    if again := sum(len(where) > 1 for where in done.values()):
-        yield f"{again} trials have a result in several of them: of one kind of device the last counts"
+    if len(merged) < total:
+        yield f"{total - len(merged)} lines are in several of them, and count once"
+    results = Counter(record["trial_id"] for record in merged if record["type"] == "final")
+    if again := sum(count > 1 for count in results.values()):
+        yield f"{again} trials have several results: of one kind of device the last counts"
     if unlike := sum(len(ways) > 1 for ways in resolved.values()):
         yield f"{unlike} configs were resolved differently, and aren't pooled: the report says which"

@@ -126,7 +126,8 @@ class Tracker:
     def _put(self, *task: Any) -> None:
         with self._progress:
             self._received += 1
-            self._outbox.put(task)
+            if not self._gone:
+                self._outbox.put(task)
 
     def _send(self) -> None:
         """A thread: what is in the outbox goes to the process, whenever that takes it."""

@@ -39,13 +39,17 @@ class Tally:
         """So many points at or after each `index`."""
         if not len(index):
             return
-        number = each * len(index) if isinstance(each, int) else int(each.sum())
-        self.points[reason] = self.points.get(reason, 0) + number
+        self.points[reason] = self.points.get(reason, 0) + _number(index, each)
         self.first[reason] = min(int(index.min()), self.first.get(reason, int(index.min())))
 
     def commonest_first(self) -> dict[str, int]:
         """Reasons by how often they hold, then by where they first do."""
         return dict(sorted(self.points.items(), key=lambda item: (-item[1], self.first[item[0]])))
+
+
+def _number(index: Column, each: Column | int) -> int:
+    """How many points groups at `index` are, of so many `each`."""
+    return each * len(index) if isinstance(each, int) else int(each.sum())
 
 
 @dataclass(frozen=True)
@@ -107,23 +111,20 @@ def _of_listed(lattice: Lattice, listed: int, tally: Tally) -> list[Group]:
     start = lattice.first_index(listed)
     settings = [lattice.settings_at(start + offset) for offset in offsets]
     good = [(offset, one) for offset, one in zip(offsets, settings, strict=True) if isinstance(one, TrialSettings)]
-    broken = 0
+    missed: list[tuple[str, Column, Column | int]] = []
 
     def note_broken(reason: str, index: Column, each: Column | int) -> None:
-        nonlocal broken
-        broken += each * len(index) if isinstance(each, int) else int(each.sum())
         tally.add(reason, index, each * len(offsets))
 
     def note_outside(reason: str, index: Column, each: Column | int) -> None:
         if len(index):
             missed.append((reason, index, each))
 
-    missed: list[tuple[str, Column, Column | int]] = []
     shapes = ShapeTable(lattice, listed, broken=note_broken, outside=note_outside).made()
     if good:
         for reason, index, each in missed:
             tally.add(reason, index + good[0][0], each * len(good))
-    outside = sum(each * len(index) if isinstance(each, int) else int(each.sum()) for _, index, each in missed)
+    outside = sum(_number(index, each) for _, index, each in missed)
     for offset, one in zip(offsets, settings, strict=True):
         if isinstance(one, Drop) and (whole := len(shapes) + outside):
             firsts = [int(index.min()) for _, index, _ in missed] + shapes.index[:1].tolist()

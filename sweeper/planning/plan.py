@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 from model.shape import Params
 from sweeper.errors import NothingFeasible
 from sweeper.planning.estimates import Calibration, assumed, memory_of
-from sweeper.planning.held import TokensOf, TrainTokens
 from sweeper.planning.lattice import Lattice, Point
 from sweeper.planning.notes import notes
 from sweeper.planning.solver import Drop, Window
+from sweeper.planning.train_tokens import TokensOf, TrainTokens
 from sweeper.records import SCHEMA, Base, Config, Execution, probe_id
 from sweeper.study.schema import Ladder, LoadedStudy, Study
 

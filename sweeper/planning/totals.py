@@ -9,7 +9,7 @@ import numpy as np
 
 from sweeper.planning.estimates import Calibration
 from sweeper.planning.feasible import Feasible, Group
-from sweeper.planning.held import TokensOf
+from sweeper.planning.train_tokens import TokensOf
 from sweeper.study.schema import Study
 
 

@@ -7,37 +7,18 @@ and nothing is divided by zero. Where that isn't sure NotExact is raised, and th
 from __future__ import annotations
 
 import ast
-import operator
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from sweeper.study.expressions import Expression
+from sweeper.study.expressions import ARITHMETIC, COMPARISONS, Expression
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EXACT = 2.0**53
-
-_ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-}
-_COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-}
 
 
 class NotExact(ArithmeticError):
@@ -66,7 +47,7 @@ def _value(node: ast.expr, quantities: Mapping[str, Any]) -> Any:
             values = [_value(part, quantities) for part in (left, *others)]
             holds: Any = True
             for comparison, (here, there) in zip(ops, pairwise(values), strict=True):
-                holds = np.logical_and(holds, _COMPARISONS[type(comparison)](here, there))
+                holds = np.logical_and(holds, COMPARISONS[type(comparison)](here, there))
             return holds
         case ast.UnaryOp(op=op, operand=operand):
             inner = _value(operand, quantities)
@@ -75,7 +56,7 @@ def _value(node: ast.expr, quantities: Mapping[str, Any]) -> Any:
             here, there = _value(left, quantities), _value(right, quantities)
             if isinstance(op, ast.Div | ast.FloorDiv | ast.Mod) and not np.all(there):
                 raise NotExact
-            return _computed(_ARITHMETIC[type(op)], here, there)
+            return _computed(ARITHMETIC[type(op)], here, there)
     raise AssertionError(f"{type(node).__name__} was let in by the check")
 
 

@@ -13,7 +13,7 @@ from sweeper.search.random import Random
 from sweeper.search.space_filling import SpaceFilling
 from sweeper.search.tpe import TPE
 
-_LEARNING = {"tpe": TPE, "nsga2": NSGA2, "gp": GP}
+_LEARNING: Mapping[str, type[TPE] | type[NSGA2] | type[GP]] = {"tpe": TPE, "nsga2": NSGA2, "gp": GP}
 
 
 def make_strategy(

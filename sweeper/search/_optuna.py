@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -36,45 +37,42 @@ OBJECTIVES: Mapping[str, Callable[[Final], float | None]] = {
 }
 """What an objective is of an outcome, as the sampler is told it; None where it isn't known."""
 
-MakeSampler = Callable[[int], "optuna.samplers.BaseSampler"]
-"""From a seed."""
 
-
-class OptunaStrategy:
-    """Proposes `trials` of `configs`: a few far apart first, then what the sampler asks for, seeded.
-
-    `keeps_generations`: the sampler must see every proposal, as genetic ones count them.
-    """
+class OptunaStrategy(ABC):
+    """Proposes `trials` of `configs`: a few far apart first, then what the sampler asks for, seeded."""
 
     learns = True
+    keeps_generations = False
+    """Whether the sampler must see every proposal, as genetic ones count them."""
 
     def __init__(
         self,
         configs: Sequence[Config],
-        make_sampler: MakeSampler,
         *,
         trials: int,
         seed: int,
         axes: Sequence[str],
         objectives: Mapping[str, str],
-        keeps_generations: bool = False,
     ) -> None:
         self._configs = shuffled(configs, seed=seed)
         self._place = {config.config_id: place for place, config in enumerate(self._configs)}
-        self._room, self._seed, self._axes = min(trials, len(configs)), seed, tuple(axes)
+        self.room, self._seed, self._axes = min(trials, len(configs)), seed, tuple(axes)
         self._objectives = dict(objectives)
-        self._starts = min(STARTS, max(3, self._room // 4))
+        self._starts = min(STARTS, max(3, self.room // 4))
         self._order: list[Config] | None = None
         self._proposed: dict[str, Config] = {}
         self._told: set[str] = set()
-        self._make_sampler, self._all_seen = make_sampler, keeps_generations
         self._history: list[tuple[Config, Final | None]] = []
         self._study: LatticeStudy | None = None
+
+    @abstractmethod
+    def make_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        """The sampler for one proposal."""
 
     @property
     def left(self) -> int:
         """How many configs it will still propose."""
-        return max(0, self._room - len(self._proposed))
+        return max(0, self.room - len(self._proposed))
 
     def propose(self) -> Config | None:
         """The next config, by what has been told so far; None when all are proposed."""
@@ -128,9 +126,9 @@ class OptunaStrategy:
 
         return LatticeStudy(
             sides(self._configs, self._axes),
-            self._make_sampler,
+            self.make_sampler,
             towards=list(self._objectives.values()),
-            keeps_generations=self._all_seen,
+            keeps_generations=self.keeps_generations,
         )
 
     def _values(self, final: Final) -> list[float] | None:

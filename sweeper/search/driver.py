@@ -74,7 +74,6 @@ class Driver:
         self._micro_batches: dict[str, MicroBatches] = {}
         self._probed: dict[str, tuple[Ladder, ...]] = {}
         self._ladders: dict[tuple[str, ...], Ladder] = {}
-        self._owners: dict[str, Config] = {}
         self._trials: dict[str, Job] = {}
         self._trials_of: dict[str, list[str]] = {}
         self._jobs: dict[str, Job] = {}
@@ -84,7 +83,7 @@ class Driver:
         self._failures: Counter[str] = Counter()
         self._device: str | None = None
         self._choices: dict[str, Choice | Untrainable | None] = {}
-        self._waiting: dict[str, list[str]] = {}
+        self._sharing: dict[str, list[str]] = {}
         self._open: list[dict[str, None]] = [{} for _ in range(seeds)]
         self._open_ladders: dict[tuple[str, ...], Ladder] = {}
         while not strategy.learns and (config := strategy.propose()) is not None:
@@ -100,14 +99,12 @@ class Driver:
             if ladder.probe_ids not in self._ladders:
                 self._ladders[ladder.probe_ids] = self._open_ladders[ladder.probe_ids] = ladder
             for probe in ladder.probes:
-                self._waiting.setdefault(probe.job_id, []).append(config_id)
-                self._owners.setdefault(probe.job_id, config)
+                self._sharing.setdefault(probe.job_id, []).append(config_id)
                 self._jobs.setdefault(probe.job_id, probe)
         trials = [self._training(config_id, seed) for seed in range(self._seeds)]
         self._trials_of[config_id] = [job.job_id for job in trials]
         for job in trials:
             self._trials[job.job_id] = self._jobs[job.job_id] = job
-            self._owners[job.job_id] = config
             self._open[job.seed][config_id] = None
 
     def adopt(self, job: Job) -> None:
@@ -136,7 +133,8 @@ class Driver:
 
     def owner(self, job_id: str) -> Config:
         """The config of a job; of a probe that several share, the first."""
-        return self._owners[job_id]
+        sharing = self._sharing.get(job_id)
+        return self._configs[sharing[0]] if sharing else self._jobs[job_id].config
 
     @property
     def device_seconds(self) -> float:
@@ -208,7 +206,7 @@ class Driver:
             self._told.setdefault(job_id, []).append(_Told(event=event, own=own))
             if changed:
                 self._look_again()
-        self._look_again_at(self._waiting.get(job_id) or [event.job.config.config_id])
+        self._look_again_at(self._sharing.get(job_id) or [event.job.config.config_id])
         if isinstance(event, Final) and job_id in self._trials and self.outcome(job_id) is event:
             self._strategy.observe(event)
             self._want_speed_of(event)
@@ -237,7 +235,6 @@ class Driver:
         if final.status == "ok" and final.job.execution != wanted.execution and not probed:
             probe = replace(wanted, kind="speed", seed=0)
             self._extra[probe.job_id] = self._jobs[probe.job_id] = probe
-            self._owners.setdefault(probe.job_id, wanted.config)
 
     def states(self) -> dict[str, State]:
         """What has become of every wanted job. What `reason` speaks of is done, or failed, without having run."""

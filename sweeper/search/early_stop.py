@@ -16,7 +16,10 @@ KEPT_OF = 3
 
 
 class SuccessiveHalving:
-    """Decides by rungs. Of a trial that is run again, the latest loss at a milestone counts."""
+    """Decides by rungs of first seeds; of a trial that is run again, the latest loss at a milestone counts.
+
+    A config that went on with its first seed is trained to the end with the others, to be compared in pairs.
+    """
 
     def __init__(self, *, grace: float) -> None:
         self._milestones = [grace * KEPT_OF**power for power in range(8) if grace * KEPT_OF**power < 1]
@@ -26,7 +29,7 @@ class SuccessiveHalving:
     def tell(self, rung: Rung) -> Continue | Stop:
         """Take in a loss; Stop where it isn't among the best third at a milestone that it has just reached."""
         job = rung.job
-        if job.kind != "train" or job.steps is None:
+        if job.kind != "train" or job.seed != 0 or job.steps is None:
             return Continue()
         whole = job.steps * job.config.recipe.tokens_per_step
         reached = sum(rung.tokens >= milestone * whole for milestone in self._milestones)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
-from sweeper.records import Config
 from sweeper.search._optuna import OptunaStrategy
 
 if TYPE_CHECKING:
@@ -17,27 +14,13 @@ LEAST, MOST = 4, 50
 
 
 class NSGA2(OptunaStrategy):
-    """Crosses and mutates the non-dominated configs so far (Deb et al. 2002, doi 10.1109/4235.996017).
+    """Crosses and mutates the non-dominated configs so far (Deb et al. 2002, doi 10.1109/4235.996017)."""
 
-    A generation has √trials + 2 configs, so that there are about as many generations.
-    """
+    keeps_generations = True
 
-    def __init__(
-        self, configs: Sequence[Config], *, trials: int, seed: int, axes: Sequence[str], objectives: Mapping[str, str]
-    ) -> None:
-        population = max(LEAST, min(MOST, math.isqrt(min(trials, len(configs))) + 2))
-        super().__init__(
-            configs,
-            partial(_sampler, population),
-            trials=trials,
-            seed=seed,
-            axes=axes,
-            objectives=objectives,
-            keeps_generations=True,
-        )
+    def make_sampler(self, seed: int) -> NSGAIISampler:
+        """A generation has √trials + 2 configs, so that there are about as many generations."""
+        from optuna.samplers import NSGAIISampler
 
-
-def _sampler(population: int, seed: int) -> NSGAIISampler:
-    from optuna.samplers import NSGAIISampler
-
-    return NSGAIISampler(seed=seed, population_size=population)
+        population = max(LEAST, min(MOST, math.isqrt(self.room) + 2))
+        return NSGAIISampler(seed=seed, population_size=population)

@@ -47,7 +47,7 @@ MAX_EXPONENT = 16
 MAX_BITS = 2048
 """Of an intermediate whole number."""
 
-_ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
+ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -56,7 +56,7 @@ _ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }
-_COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
@@ -156,7 +156,7 @@ def _check(node: ast.expr) -> None:
                 _check_part(part, condition=True)
         case ast.UnaryOp(op=ast.Not(), operand=part):
             _check_part(part, condition=True)
-        case ast.Compare(left=left, ops=ops, comparators=others) if all(type(op) in _COMPARISONS for op in ops):
+        case ast.Compare(left=left, ops=ops, comparators=others) if all(type(op) in COMPARISONS for op in ops):
             for part in (left, *others):
                 _check_part(part, condition=False)
         case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=part):
@@ -167,7 +167,7 @@ def _check(node: ast.expr) -> None:
                     f"the exponent {_source(exponent)} isn't allowed; write a whole number from 0 to {MAX_EXPONENT}"
                 )
             _check_part(base, condition=False)
-        case ast.BinOp(op=op, left=left, right=right) if type(op) in _ARITHMETIC:
+        case ast.BinOp(op=op, left=left, right=right) if type(op) in ARITHMETIC:
             _check_part(left, condition=False)
             _check_part(right, condition=False)
         case ast.Constant(value=value):
@@ -222,7 +222,7 @@ def _value(node: ast.expr, quantities: Mapping[str, Number]) -> Any:
             inner = _value(operand, quantities)
             return not inner if isinstance(op, ast.Not) else -inner if isinstance(op, ast.USub) else inner
         case ast.BinOp(op=op, left=left, right=right):
-            return _computed(node, _ARITHMETIC[type(op)], _value(left, quantities), _value(right, quantities))
+            return _computed(node, ARITHMETIC[type(op)], _value(left, quantities), _value(right, quantities))
     raise AssertionError(f"{type(node).__name__} was let in by the check")
 
 
@@ -230,7 +230,7 @@ def _holds(left: ast.expr, ops: list[ast.cmpop], others: list[ast.expr], quantit
     here = _value(left, quantities)
     for op, other in zip(ops, others, strict=True):
         there = _value(other, quantities)
-        if not _COMPARISONS[type(op)](here, there):
+        if not COMPARISONS[type(op)](here, there):
             return False
         here = there
     return True

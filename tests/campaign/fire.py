@@ -6,6 +6,7 @@ else on a Ray with so many pretended GPUs. Run again on the same folder it goes 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -49,27 +50,22 @@ def driver(trials: int):
     return Driver(strategy, seeds=1, micro_batches=lambda config: once)
 
 
-class local_ray:  # noqa: N801
+@contextlib.contextmanager
+def local_ray(devices: int):
     """A Ray of this process with pretended devices."""
+    import ray
 
-    def __init__(self, devices: int) -> None:
-        self.devices = devices
+    from runners import ray_tune
 
-    def __enter__(self) -> None:
-        import ray
-
-        from runners import ray_tune
-
-        os.environ.update(ray_tune.SETTINGS)
-        ray.init(
-            num_cpus=self.devices, num_gpus=self.devices, include_dashboard=False, log_to_driver=False,
-            logging_level="CRITICAL", object_store_memory=ray_tune.OBJECT_STORE_BYTES,
-            runtime_env={"env_vars": {**ray_tune.SETTINGS, "PYTHONPATH": str(ROOT)}},
-        )  # fmt: skip
-
-    def __exit__(self, *_) -> None:
-        import ray
-
+    os.environ.update(ray_tune.SETTINGS)
+    ray.init(
+        num_cpus=devices, num_gpus=devices, include_dashboard=False, log_to_driver=False,
+        logging_level="CRITICAL", object_store_memory=ray_tune.OBJECT_STORE_BYTES,
+        runtime_env={"env_vars": {**ray_tune.SETTINGS, "PYTHONPATH": str(ROOT)}},
+    )  # fmt: skip
+    try:
+        yield
+    finally:
         ray.shutdown()
 
 

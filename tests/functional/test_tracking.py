@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sweeper.ledger import Ledger, read
@@ -22,6 +25,7 @@ from tests.fakes import FakeSession, make_final, make_job
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, with SQLAlchemy 2.1
 
+ROOT = Path(__file__).parents[2]
 LONG = 60.0
 
 
@@ -243,6 +247,49 @@ def test_a_locked_store_is_waited_for(uri: str, folder: RunFolder, tmp_path: Pat
         one.close(timeout=LONG)
         assert one.warning is None
     assert len(contents(uri)) == 2
+
+
+def test_a_writing_process_that_dies_is_said_and_caught_up(uri: str, folder: RunFolder) -> None:
+    with tracker(uri, folder) as one:
+        run_jobs(folder, [make_job(0)], one.observe)
+        assert one.drain(LONG)
+        one._process.kill()
+        one._process.wait()
+        run_jobs(folder, [make_job(1)], one.observe)
+        start = time.monotonic()
+        one.close(timeout=LONG)
+        assert time.monotonic() - start < 5, "there is nothing to wait for"
+    assert one.warning is not None
+    assert "catches up" in one.warning
+    assert len(contents(uri)) == 2
+    with tracker(uri, folder) as one:
+        one.catch_up(read(folder.ledger))
+        one.close(timeout=LONG)
+        assert one.warning is None
+    assert contents(uri)[make_job(1).trial_id]["status"] == "FINISHED"
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from sweeper.run_folder import RunFolder
+from sweeper.tracking import Tracker
+
+folder = RunFolder(root=Path(sys.argv[2]))
+one = Tracker(uri=sys.argv[1], experiment="depth", folder=folder, profile="cpu", description="")
+print(one._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_writing_process_ends_with_a_driver_that_is_killed(uri: str, folder: RunFolder) -> None:
+    program = [sys.executable, "-c", DRIVER, uri, str(folder.root)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=ROOT) as driver:
+        assert driver.stdout is not None
+        writer = psutil.Process(int(driver.stdout.readline()))
+        assert writer.is_running()
+        driver.kill()
+    assert psutil.wait_procs([writer], timeout=15)[1] == []
 
 
 def test_observing_goes_on_while_draining(uri: str, folder: RunFolder) -> None:

@@ -50,6 +50,14 @@ def test_losses_are_compared_at_equal_tokens_alone():
     assert isinstance(halving.tell(rung(52, math.nan, at=0.3)), Stop)
 
 
+def test_further_seeds_of_a_config_that_went_on_are_not_judged():
+    halving = SuccessiveHalving(grace=0.3)
+    for number in range(1, 10):
+        halving.tell(rung(number, float(number), at=0.3))
+    assert isinstance(halving.tell(rung(1, 99.0, at=0.3, seed=1)), Continue)
+    assert isinstance(halving.tell(rung(20, 99.0, at=0.3)), Stop)
+
+
 def test_a_trial_that_is_run_again_is_judged_by_its_latest_loss():
     halving = SuccessiveHalving(grace=0.3)
     for number in range(1, 7):

@@ -14,8 +14,8 @@ import pytest
 
 from sweeper.errors import NothingFeasible, UsageError
 from sweeper.planning import plan as planning
-from sweeper.planning.held import TrainTokens
 from sweeper.planning.plan import make_plan, plan_csv, plan_json
+from sweeper.planning.train_tokens import TrainTokens
 from sweeper.records import Config, Execution
 from sweeper.study.schema import (
     Budget,

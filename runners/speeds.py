@@ -1,0 +1,31 @@
+"""A training's speed from its windows. Imports no torch: the driver's process needs it for trials that were stopped."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from sweeper.records import Job, SpeedSummary
+
+MIN_WINDOWS = 3
+"""Of a speed: fewer don't say how far it can be relied on."""
+
+
+def summarise(job: Job, rates: Sequence[float], *, peak_tflops: float | None = None) -> SpeedSummary | None:
+    """Median, lowest and highest of a job's tokens/s in windows of whole steps; None below MIN_WINDOWS.
+
+    `peak_tflops` is the device's, for the MFU; None where it isn't known.
+    """
+    if len(rates) < MIN_WINDOWS:
+        return None
+    recipe, median = job.config.recipe, statistics.median(rates)
+    tflops = median * job.config.shape.train_flops_per_token(recipe.seq_len) / 1e12
+    return SpeedSummary(
+        tokens_per_s=median,
+        low=min(rates),
+        high=max(rates),
+        windows=tuple(rates),
+        step_ms=1000 * recipe.tokens_per_step / median,
+        tflops_per_s=tflops,
+        mfu=tflops / peak_tflops if peak_tflops else None,
+    )
