@@ -135,10 +135,15 @@ class _Loop:
 
 @dataclass(kw_only=True)
 class _Remote:
-    """What MLflow holds of a run, as far as it matters for the difference."""
+    """What MLflow holds of a run, as far as it matters for the difference.
+
+    `written` says how many points there are; None until that is known of a run that was found.
+    """
 
     run_id: str
     status: str
+    end_ms: int | None = None
+    written: int | None = None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -249,6 +254,7 @@ class Writer:
             _Remote(
                 run_id=run.info.run_id,
                 status=run.info.status,
+                end_ms=run.info.end_time,
                 params=dict(run.data.params),
                 tags=dict(run.data.tags),
             )
@@ -257,7 +263,7 @@ class Writer:
 
     def _create(self, client: MlflowClient, run: Run, tags: Mapping[str, str]) -> _Remote:
         made = client.create_run(self._experiment_id, start_time=run.start_ms, run_name=run.name, tags=dict(tags))
-        return _Remote(run_id=made.info.run_id, status=made.info.status, tags=dict(tags))
+        return _Remote(run_id=made.info.run_id, status=made.info.status, written=0, tags=dict(tags))
 
     def _write_child(self, client: MlflowClient, trial_id: str) -> None:
         assert self._parent is not None
@@ -304,19 +310,19 @@ def artifact_location(uri: str, experiment: str) -> str | None:
 
 
 def _write_run(client: MlflowClient, run: Run, remote: _Remote) -> None:
-    """Write the difference. Params can't be changed once written; of points the first `WRITTEN` are there."""
+    """Write the difference. Params can't be changed once written; points are written in order."""
     from mlflow.entities import Metric, Param, RunTag
 
+    written = _written(run, remote)
     if run.status == "RUNNING" and remote.status != "RUNNING":
         client.update_run(remote.run_id, status="RUNNING")
         remote.status = "RUNNING"
-    wanted = {**run.tags, WRITTEN: str(len(run.points))}
+    wanted = dict(run.tags)
+    if run.status == "RUNNING":
+        wanted[WRITTEN] = str(len(run.points))
     tags = {key: value for key, value in wanted.items() if remote.tags.get(key) != value}
     params = {key: value for key, value in run.params.items() if key not in remote.params}
-    metrics = [
-        Metric(point.key, point.value, point.time_ms, point.step)
-        for point in run.points[int(remote.tags.get(WRITTEN, 0)) :]
-    ]
+    metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in run.points[written:]]
     while len(metrics) > POINTS_AT_ONCE:
         client.log_batch(remote.run_id, metrics=metrics[:POINTS_AT_ONCE])
         metrics = metrics[POINTS_AT_ONCE:]
@@ -329,6 +335,17 @@ def _write_run(client: MlflowClient, run: Run, remote: _Remote) -> None:
         )
         remote.tags |= tags
         remote.params |= params
-    if run.status != "RUNNING" and remote.status != run.status:
+    remote.written = len(run.points)
+    if run.status != "RUNNING" and (remote.status, remote.end_ms) != (run.status, run.end_ms):
         client.set_terminated(remote.run_id, run.status, end_time=run.end_ms)
-        remote.status = run.status
+        remote.status, remote.end_ms = run.status, run.end_ms
+
+
+def _written(run: Run, remote: _Remote) -> int:
+    """How many of a run's points are there, at least: writing one again, at its own time, changes nothing.
+
+    A run that ended as it should have is whole, so that no tag need say so; of another a tag says how far it got.
+    """
+    if remote.written is None and (remote.status, remote.end_ms) == (run.status, run.end_ms):
+        remote.written = len(run.points)
+    return int(remote.tags.get(WRITTEN, 0)) if remote.written is None else remote.written

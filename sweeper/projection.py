@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -58,6 +59,7 @@ class Projection:
         self.folder_id = ""
         self.trials: dict[str, Run] = {}
         self._outcomes: dict[str, str] = {}
+        self._kinds: Counter[str] = Counter()
 
     def add(self, record: Record, *, live: bool) -> None:
         """Take in one record; earlier ones must have been added before."""
@@ -114,10 +116,12 @@ class Projection:
 
     def _count(self, trial_id: str, kind: str, time_ms: int) -> None:
         assert self.parent is not None
+        if trial_id in self._outcomes:
+            self._kinds[self._outcomes[trial_id]] -= 1
         self._outcomes[trial_id] = kind
-        kinds = list(self._outcomes.values())
-        counts = {"trials.done": kinds.count("final"), "trials.failed": kinds.count("failed")}
-        self.parent.points += _points(counts, time_ms, len(kinds))
+        self._kinds[kind] += 1
+        counts = {"trials.done": self._kinds["final"], "trials.failed": self._kinds["failed"]}
+        self.parent.points += _points(counts, time_ms, len(self._outcomes))
 
 
 def milliseconds(time: str) -> int:
