@@ -266,7 +266,7 @@ def _status(arguments: Any) -> None:
     records = read(run.folder.ledger)
     driver = run.replayed(records)
     status = status_json(
-        records, run.points(driver), seeds=run.loaded.study.trial.seeds, live=live, to_propose=driver.to_propose
+        records, run.points(driver), seeds=run.seeds(driver, records), live=live, to_propose=driver.to_propose
     )
     if arguments.json:
         print(json.dumps(status, indent=2))

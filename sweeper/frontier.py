@@ -21,6 +21,7 @@ from sweeper.observations import (
     Measured,
     PlannedPoint,
     Record,
+    Seeds,
     job_states,
     measured,
     tokens_per_s,
@@ -110,15 +111,14 @@ def frontier(
     profile: str,
     planned: Sequence[PlannedPoint],
     objectives: Mapping[str, str],
-    seeds: int | None = None,
+    seeds: Seeds = None,
     to_propose: int = 0,
 ) -> Frontier:
     """The frontier of each kind of device that measured at least one of the `planned` points.
 
     `records` are ledger lines; those of ids not planned are ignored. `seeds` is how many each config should
     have (trials of further seeds are ignored), None to go by what was asked; `to_propose` are the trainings of configs
-    that the search has yet to choose. Raises UsageError for an objective
-    that isn't supported.
+    that the search has yet to choose. Raises UsageError for an objective that isn't supported.
     """
     for name, direction in objectives.items():
         if name not in METRICS or direction not in ("min", "max"):
@@ -127,9 +127,7 @@ def frontier(
             )
     records = list(records)
     states = job_states(records, planned, seeds)
-    planned_labels = _labelled(planned)
-    pooled = [m for m in measured(records, planned, seeds) if m.finals]
-    frontiers = [_device_frontier(m, planned_labels, objectives) for m in pooled]
+    frontiers = device_frontiers(records, planned, objectives, seeds)
     return Frontier(
         study=study,
         profile=profile,
@@ -141,6 +139,15 @@ def frontier(
         doubts=study_doubts(states, [point.config for point in planned], to_propose=to_propose),
         useful=replace(useful_fraction(records), trials=()),
     )
+
+
+def device_frontiers(
+    records: Iterable[Record], planned: Sequence[PlannedPoint], objectives: Mapping[str, str], seeds: Seeds = None
+) -> list[DeviceFrontier]:
+    """The frontier of each kind of device, as `frontier` has it."""
+    planned_labels = _labelled(planned)
+    pooled = [m for m in measured(records, planned, seeds) if m.finals]
+    return [_device_frontier(m, planned_labels, objectives) for m in pooled]
 
 
 def _labelled(planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, str]:

@@ -15,6 +15,8 @@ from sweeper.search.grid import Grid
 from sweeper.search.resolving import JobSettings, MicroBatches, ladders, majority
 
 Record = Mapping[str, Any]
+Seeds = int | Mapping[str, int] | None
+"""How many seeds each config should have: of all, by config id, or None where that isn't known."""
 State = Literal["ok", "diverged", "out_of_memory", "stopped_early", "failed", "asked", "missing"]
 
 
@@ -81,11 +83,11 @@ def micro_batches(planned: Sequence[PlannedPoint]) -> dict[str, MicroBatches]:
     return found | {config_id: MicroBatches(executions=ladder, choose="fastest") for config_id, ladder in rungs.items()}
 
 
-def job_states(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: int | None = None) -> list[JobState]:
+def job_states(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: Seeds = None) -> list[JobState]:
     """The state of every planned speed job and trial, as a Driver that has read the ledger sees it.
 
-    Seeds 0 … `seeds` − 1 are expected of every config and others ignored; where `seeds` is None, as many as any
-    config was asked for.
+    Seeds 0 … n − 1 are expected of every config and others ignored, where `seeds` gives n for all, or by config id;
+    where it is None, as many as any config was asked for.
     """
     if not planned:
         return []
@@ -99,14 +101,20 @@ def job_states(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds
     return [_job_state(driver, job_id, done, latest.get(job_id, {})) for job_id, done in driver.states().items()]
 
 
-def _driver(planned: Sequence[PlannedPoint], seeds: int) -> Driver:
+def _driver(planned: Sequence[PlannedPoint], seeds: int | Mapping[str, int]) -> Driver:
     found = micro_batches(planned)
-    return Driver(
-        Grid(list({point.config.config_id: point.config for point in planned}.values())),
-        seeds=seeds,
+    configs = {point.config.config_id: point.config for point in planned}
+    each = dict.fromkeys(configs, seeds) if isinstance(seeds, int) else seeds
+    driver = Driver(
+        Grid(list(configs.values())),
+        seeds=min(each[config_id] for config_id in configs),
         micro_batches=lambda config: found[config.config_id],
         settings=JobSettings(memory_bytes=planned[0].memory_bytes),
     )
+    for config_id, n in driver.seeds.items():
+        for _ in range(n, each[config_id]):
+            driver.want_seed(config_id)
+    return driver
 
 
 def _job_state(driver: Driver, job_id: str, done: DriverState, latest: Record) -> JobState:
@@ -135,20 +143,23 @@ def _seed(record: Record) -> int:
     return int(record["job"]["seed"] if record["type"] == "asked" else record["seed"])
 
 
-def measured(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: int | None = None) -> list[Measured]:
+def measured(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: Seeds = None) -> list[Measured]:
     """Per kind of device, the planned outcomes that are ok and comparable; devices in order of first record.
 
-    Where `seeds` is given, trials of seed `seeds` and above don't count.
+    Where `seeds` says how many there should be, of all or by config id, trials of further seeds don't count.
 
     Compared is what was resolved for each config, of which the commonest is kept, and the environment: the data's
     fingerprint for each way to read it, the precision that was used for each config, and torch's version. Where
     that differs, only records like the latest are kept.
     """
     configs = {point.config.config_id for point in planned}
+    most = dict.fromkeys(configs, seeds) if seeds is None or isinstance(seeds, int) else seeds
     probes = {point.probe_id for point in planned} | _ladder_probes(planned)
     latest: dict[tuple[str, str, str], Record] = {}
     for record in records:
-        if record["type"] == "final" and record["config_id"] in configs and (seeds is None or record["seed"] < seeds):
+        if record["type"] == "final" and record["config_id"] in configs:
+            if (n := most[record["config_id"]]) is not None and record["seed"] >= n:
+                continue
             key = record["trial_id"]
         elif record["type"] == "speed" and record["probe_id"] in probes:
             key = record["probe_id"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,11 +22,12 @@ from sweeper.observations import PlannedPoint
 from sweeper.planning.notes import MOST_CANDIDATES
 from sweeper.planning.plan import Plan, PlannedConfig, plan_json
 from sweeper.progress import Progress
-from sweeper.records import DeviceType, Job
+from sweeper.records import DeviceType, Final, Job, Speed
 from sweeper.run_folder import RunFolder, write_atomically
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
 from sweeper.search.early_stop import SuccessiveHalving
+from sweeper.search.further_seeds import FurtherSeeds, Standing
 from sweeper.search.resolving import AUTO, JobSettings, MicroBatches
 from sweeper.session import Session
 from sweeper.study.schema import LoadedStudy
@@ -83,7 +84,7 @@ class StudyRun:
         path, hours, stop = self.loaded.data_path, study.search.max_gpu_hours, study.search.early_stop
         return Driver(
             strategy,
-            seeds=study.trial.seeds,
+            seeds=study.trial.first_seeds,
             micro_batches=lambda config: micro_batches[config.config_id],
             settings=JobSettings(
                 data_path=str(path) if path else None,
@@ -93,7 +94,22 @@ class StudyRun:
             ),
             max_device_seconds=None if hours is None else hours * 3600,
             early_stop=None if stop is None else SuccessiveHalving(grace=stop.grace),
+            further_seeds=self._further_seeds(),
         )
+
+    def _further_seeds(self) -> FurtherSeeds | None:
+        """None where every config has the same number of seeds."""
+        study = self.loaded.study
+        if study.trial.most_seeds == study.trial.first_seeds:
+            return None
+
+        def standings(outcomes: Sequence[Final | Speed]) -> Sequence[Standing]:
+            from sweeper.standings import standings
+
+            measured = self._points_of({event.job.config.config_id for event in outcomes})
+            return standings(outcomes, measured, study.objectives)
+
+        return FurtherSeeds(most=study.trial.most_seeds, standings=standings)
 
     def replayed(self, records: Sequence[Record]) -> Driver:
         """A Driver that knows what the ledger knows."""
@@ -103,7 +119,22 @@ class StudyRun:
 
     def points(self, driver: Driver) -> list[PlannedPoint]:
         """The points that the study asks for: a config each, or one per micro-batch where that is an axis."""
-        asked = {job.config.config_id for job in driver.jobs.values() if job.kind == "train"}
+        return self._points_of(set(driver.seeds))
+
+    def seeds(self, driver: Driver, records: Sequence[Record]) -> dict[str, int]:
+        """By config id, how many seeds the study asks for, and beyond them those that were trained in a row.
+
+        What was chosen for another seed once may not be now, as speeds are measured anew: the result stands.
+        """
+        driver.states()
+        trained = {(record["config_id"], record["seed"]) for record in records if record["type"] == "final"}
+        wanted = dict(driver.seeds)
+        for config_id in wanted:
+            while wanted[config_id] < self.loaded.study.trial.most_seeds and (config_id, wanted[config_id]) in trained:
+                wanted[config_id] += 1
+        return wanted
+
+    def _points_of(self, asked: Set[str]) -> list[PlannedPoint]:
         return [
             PlannedPoint(
                 config=planned.config,
@@ -299,7 +330,7 @@ class StudyRun:
             profile=self.loaded.profile,
             planned=self.points(driver),
             objectives=study.objectives,
-            seeds=study.trial.seeds,
+            seeds=self.seeds(driver, records),
             to_propose=driver.to_propose,
         )
         write_report(

@@ -27,6 +27,7 @@ def notes(study: Study, groups: Sequence[Group]) -> tuple[str, ...]:
         _minutes(groups),
         _candidates(study, groups),
         _hours(study),
+        _seeds(study),
     )
     return tuple(sentence for sentence in made if sentence)
 
@@ -82,3 +83,13 @@ def _candidates(study: Study, groups: Sequence[Group]) -> str:
 def _hours(study: Study) -> str:
     hours = study.search.max_gpu_hours
     return "" if hours is None else f"No further job starts once {hours:g} device-hours are spent (max_gpu_hours)."
+
+
+def _seeds(study: Study) -> str:
+    least, most = study.trial.first_seeds, study.trial.most_seeds
+    if most == least:
+        return ""
+    return (
+        f"Once every config has {least} seed{'s' if least > 1 else ''}, those that are neither surely on the frontier "
+        f"nor surely off it get more, up to {most}: trials, tokens and time above leave these out."
+    )

@@ -67,7 +67,7 @@ class Plan:
     Above MAX_LISTED configs they are put together anew whenever they are looked at.
 
     `dropped_examples` has each reason's first message; `data_path` is where the data lies, None for an
-    embedded corpus; `seeds` run from 0; `notes` are sentences on what is settled while the study runs.
+    embedded corpus; `notes` are sentences on what is settled while the study runs.
     """
 
     study: str
@@ -77,7 +77,6 @@ class Plan:
     dropped_examples: Mapping[str, str]
     calibration: Calibration
     data_path: str | None
-    seeds: int
     totals: Totals
     notes: tuple[str, ...]
 
@@ -120,7 +119,6 @@ def make_plan(
         dropped_examples=examples,
         calibration=speed,
         data_path=None if loaded.data_path is None else str(loaded.data_path),
-        seeds=study.trial.seeds,
         totals=totals(study, found, speed, held, probes=_probes(configs)),
         notes=notes(study, found.groups),
     )

@@ -21,6 +21,7 @@ class Totals:
     (and, of precision auto, per precision) where a config has several, or minutes; configs that differ only in what
     speed doesn't depend on share them. Tokens, FLOPs and seconds leave them out. `tokens_exact` is False where
     tokens and FLOPs are estimates, as recipes give minutes.
+    Every config has `seeds`, and may get up to `most_seeds`; trials and all sums are those of `seeds`.
     Where the search tries fewer configs than are feasible, sums are those of as many average configs.
     """
 
@@ -28,6 +29,7 @@ class Totals:
     trials: int
     probes: int
     seeds: int
+    most_seeds: int
     tokens: int
     tokens_exact: bool
     train_flops: int
@@ -37,7 +39,7 @@ class Totals:
 
 def totals(study: Study, found: Feasible, speed: Calibration, held: TokensOf, *, probes: int) -> Totals:
     """Of a plan with at least one config; `probes` as of all of them."""
-    configs, seeds = len(found), study.trial.seeds
+    configs, seeds = len(found), study.trial.first_seeds
     tried = configs if study.search.trials is None else min(configs, study.search.trials)
     tokens = flops = 0
     seconds = 0.0
@@ -55,6 +57,7 @@ def totals(study: Study, found: Feasible, speed: Calibration, held: TokensOf, *,
         trials=tried * seeds,
         probes=probes * tried // configs,
         seeds=seeds,
+        most_seeds=study.trial.most_seeds,
         tokens=tokens * tried * seeds // configs,
         tokens_exact=all(group.settings.common_recipe.minutes is None for group in found.groups),
         train_flops=flops * tried * seeds // configs,

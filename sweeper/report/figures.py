@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.labels import short
 from sweeper.report.placement import Segment, place_labels
-from sweeper.report.text import STANDINGS, standing_cell
+from sweeper.report.text import STANDINGS, seeds_text, standing_cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -286,11 +286,11 @@ def _legend(axes: Axes, standings: set[str]) -> None:
 
 def _subtitle(one: Mapping[str, Any]) -> str:
     tokens = {{**point["recipe"], **point["resolved"]}["tokens"] for point in one["points"]}
-    n_seeds = len(one["seeds"])
+    seeds = [len(point["samples"]) for point in one["points"]]
     parts = [one["device"]]
     if len(tokens) == 1:
         parts.append(f"{short(tokens.pop())} tokens")
-    parts.append(f"{n_seeds} seed{'s' if n_seeds != 1 else ''}")
-    if n_seeds > 1:
+    parts.append(seeds_text(seeds))
+    if max(seeds) > 1:
         parts.append("bars: 95% intervals")
     return " · ".join(parts)

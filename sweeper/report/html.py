@@ -140,7 +140,7 @@ def _plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 def _planned_finals(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The outcomes of trials of a config and a seed that the study asks for now."""
     planned = {config["config_id"] for config in plan["configs"]}
-    seeds = plan["totals"]["seeds"]
+    seeds = plan["totals"]["most_seeds"]
     return [r for r in records if r["type"] == "final" and r["config_id"] in planned and r["seed"] < seeds]
 
 
@@ -157,7 +157,7 @@ def _memory_measured(finals: Sequence[Mapping[str, Any]]) -> str:
 def _trials(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row per planned trial with an outcome, the latest of each, in the order of the plan."""
     order = {config["config_id"]: label for label, config in _plan_rows(plan)}
-    seeds = plan["totals"]["seeds"]
+    seeds = plan["totals"]["most_seeds"]
     latest = {
         r["trial_id"]: r
         for r in records

@@ -27,7 +27,7 @@ from sweeper.report.text import (
 
 if TYPE_CHECKING:
     from sweeper.frontier import DeviceFrontier, Frontier
-    from sweeper.observations import PlannedPoint, Record
+    from sweeper.observations import PlannedPoint, Record, Seeds
     from sweeper.points import Estimate
 
 WIDE = 110
@@ -171,7 +171,7 @@ def status_json(
     records: Iterable[Record],
     planned: Sequence[PlannedPoint],
     *,
-    seeds: int | None = None,
+    seeds: Seeds = None,
     live: bool = True,
     to_propose: int = 0,
 ) -> dict[str, Any]:

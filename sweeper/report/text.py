@@ -93,7 +93,7 @@ def _described(point: Point) -> str:
 def _second(one: DeviceFrontier) -> str:
     noise = one.noise["val_loss"]
     n_configs = len({p.config_id for p in one.points})
-    seeds = f"{len(one.seeds)} seed{'s' if len(one.seeds) != 1 else ''}"
+    seeds = seeds_text([len(point.samples) for point in one.points])
     if noise.smallest_resolved is None:
         if n_configs == 1:
             return "A single config has nothing to be compared with."
@@ -107,6 +107,12 @@ def _second(one: DeviceFrontier) -> str:
         f"{listed(largest, most=8)} can't be told apart in loss: "
         f"differences below {threshold} are within noise at {seeds}."
     )
+
+
+def seeds_text(each: Sequence[int]) -> str:
+    """With how many seeds the points were trained: "3 seeds", or "1 to 5 seeds" where they differ."""
+    least, most = min(each), max(each)
+    return f"{least if least == most else f'{least} to {most}'} seed{'s' if most != 1 else ''}"
 
 
 def tie_groups(one: DeviceFrontier) -> list[tuple[str, ...]]:

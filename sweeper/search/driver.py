@@ -10,6 +10,7 @@ from typing import Literal
 from sweeper.records import Config, Continue, Done, Event, Failed, Final, Job, Resolved, Rung, Speed, Stop, Wait
 from sweeper.search._base import Strategy
 from sweeper.search.early_stop import SuccessiveHalving
+from sweeper.search.further_seeds import FurtherSeeds
 from sweeper.search.resolving import (
     DEFAULT_SETTINGS,
     Choice,
@@ -52,6 +53,7 @@ class Driver:
     needed more memory than the cap allows.
 
     Where `early_stop` says so, a training is told to stop; its config isn't trained with further seeds.
+    Beyond `seeds`, `further_seeds` chooses configs for another one, in rounds: the next is decided when no job is left.
     Once all outcomes, earlier runs' too, have taken `max_device_seconds`, no further job is handed out; failed
     attempts leave no seconds and don't count.
     """
@@ -65,8 +67,9 @@ class Driver:
         settings: JobSettings = DEFAULT_SETTINGS,
         max_device_seconds: float | None = None,
         early_stop: SuccessiveHalving | None = None,
+        further_seeds: FurtherSeeds | None = None,
     ) -> None:
-        self._early_stop = early_stop
+        self._early_stop, self._further_seeds, self._decided = early_stop, further_seeds, False
         self._strategy, self._settings, self._seeds = strategy, settings, seeds
         self._max_device_seconds, self._device_seconds = max_device_seconds, 0.0
         self._micro_batches_of = micro_batches
@@ -101,11 +104,18 @@ class Driver:
             for probe in ladder.probes:
                 self._sharing.setdefault(probe.job_id, []).append(config_id)
                 self._jobs.setdefault(probe.job_id, probe)
-        trials = [self._training(config_id, seed) for seed in range(self._seeds)]
-        self._trials_of[config_id] = [job.job_id for job in trials]
-        for job in trials:
-            self._trials[job.job_id] = self._jobs[job.job_id] = job
-            self._open[job.seed][config_id] = None
+        self._trials_of[config_id] = []
+        for _ in range(self._seeds):
+            self.want_seed(config_id)
+
+    def want_seed(self, config_id: str) -> None:
+        """Want a config trained with one more seed, the next."""
+        job = self._training(config_id, len(self._trials_of[config_id]))
+        self._trials_of[config_id].append(job.job_id)
+        self._trials[job.job_id] = self._jobs[job.job_id] = job
+        if job.seed == len(self._open):
+            self._open.append({})
+        self._open[job.seed][config_id] = None
 
     def adopt(self, job: Job) -> None:
         """Take in that an earlier run asked for `job`, where the strategy learns and would propose its config."""
@@ -172,6 +182,30 @@ class Driver:
                 self._take(config)
                 yield from self._probes_ready()
                 yield from self._trainable(config.config_id, seed)
+        while True:
+            for seed in range(self._seeds, len(self._open)):
+                for config_id in tuple(self._open[seed]):
+                    yield from self._trainable(config_id, seed)
+            if not self._want_further_seeds():
+                return
+
+    def _want_further_seeds(self) -> bool:
+        """Decide the next round, when all before is settled; whether there is one."""
+        if self._further_seeds is None or self._decided or self._running or self._strategy.left:
+            return False
+        if any(self._state(job_id) == "missing" for job_id in self._wanted_jobs()):
+            return False
+        outcomes = [event for job_id in self._wanted_jobs() if (event := self.outcome(job_id)) is not None]
+        chosen = self._further_seeds.choose(outcomes, self.seeds)
+        for config_id in chosen:
+            self.want_seed(config_id)
+        self._decided = not chosen
+        return bool(chosen)
+
+    @property
+    def seeds(self) -> Mapping[str, int]:
+        """By config id, with how many seeds it is trained."""
+        return {config_id: len(trials) for config_id, trials in self._trials_of.items()}
 
     def _probes_ready(self) -> Iterator[Job]:
         """Of the open ladders; one that has nothing left to find out is closed."""
@@ -195,7 +229,7 @@ class Driver:
         if isinstance(event, Rung):
             return self._early_stop.tell(event) if self._early_stop is not None else Continue()
         job_id = event.job.job_id
-        own = job_id in self._running
+        own, self._decided = job_id in self._running, False
         self._running.discard(job_id)
         if isinstance(event, Failed):
             self._failures[job_id] += 1
@@ -216,7 +250,10 @@ class Driver:
         """Other outcomes count now: everything may be open."""
         self._choices.clear()
         self._open_ladders = dict(self._ladders)
-        self._open = [dict.fromkeys(self._configs) for _ in range(self._seeds)]
+        self._open = [
+            {config_id: None for config_id, trials in self._trials_of.items() if seed < len(trials)}
+            for seed in range(len(self._open))
+        ]
 
     def _look_again_at(self, config_ids: Iterable[str]) -> None:
         """Of configs about which something was told, what was settled may be open."""
@@ -238,14 +275,19 @@ class Driver:
 
     def states(self) -> dict[str, State]:
         """What has become of every wanted job. What `reason` speaks of is done, or failed, without having run."""
+        while self._want_further_seeds():
+            pass
+        return {job_id: self._state(job_id) for job_id in self._wanted_jobs()}
+
+    def _wanted_jobs(self) -> list[str]:
         probes = [probe.job_id for ladder in self._ladders.values() for probe in ladder.wanted(self._probe_outcome)]
         trials = [
-            self._trials_of[config_id][seed]
-            for seed in range(self._seeds)
-            for config_id in self._configs
-            if self._is_wanted(config_id, seed)
+            trials[seed]
+            for seed in range(len(self._open))
+            for config_id, trials in self._trials_of.items()
+            if seed < len(trials) and self._is_wanted(config_id, seed)
         ]
-        return {job_id: self._state(job_id) for job_id in (*probes, *self._extra, *trials)}
+        return [*probes, *self._extra, *trials]
 
     def _is_wanted(self, config_id: str, seed: int) -> bool:
         """Whether a config is trained with a seed: not with a further one once the first was stopped early."""

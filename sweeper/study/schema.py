@@ -143,12 +143,23 @@ class Ladder(_Frozen):
     fastest: tuple[Rows, ...] = ()
 
 
+class SeedRange(_Frozen):
+    """`{min: 1, max: 5}`: min seeds for every config, then more for those not surely on the frontier or off it."""
+
+    min: Annotated[int, Whole(high=1000)] = 1
+    max: Annotated[int, Whole(high=1000)] | None = None
+
+
 def _form(value: Any) -> str:
-    return f"{TAG}ladder" if isinstance(value, dict | Ladder) else f"{TAG}number"
+    return f"{TAG}fields" if isinstance(value, dict | BaseModel) else f"{TAG}number"
 
 
 MicroBatch = Annotated[
-    Annotated[Rows, Tag(f"{TAG}number")] | Annotated[Ladder, Tag(f"{TAG}ladder")], Discriminator(_form)
+    Annotated[Rows, Tag(f"{TAG}number")] | Annotated[Ladder, Tag(f"{TAG}fields")], Discriminator(_form)
+]
+Seeds = Annotated[
+    Annotated[int, Whole(high=1000), Tag(f"{TAG}number")] | Annotated[SeedRange, Tag(f"{TAG}fields")],
+    Discriminator(_form),
 ]
 
 
@@ -183,8 +194,18 @@ class Trial(_Frozen):
     )
     compile: bool = True
     optimizer: OptimizerFields = OptimizerFields()
-    seeds: Annotated[int, Whole(high=1000)] = 1
+    seeds: Seeds = Field(default=1, description="How many, or {min: 1, max: 5}: more where it isn't decided.")
     eval_tokens: Count = 1_048_576
+
+    @property
+    def first_seeds(self) -> int:
+        """How many seeds every config is trained with."""
+        return self.seeds.min if isinstance(self.seeds, SeedRange) else self.seeds
+
+    @property
+    def most_seeds(self) -> int:
+        """How many seeds a config may be trained with."""
+        return (self.seeds.max or self.seeds.min) if isinstance(self.seeds, SeedRange) else self.seeds
 
 
 class EarlyStop(_Frozen):

@@ -10,7 +10,7 @@ from sweeper.study.context import Context, Faults, either, layer_of
 from sweeper.study.layers import COMPANIONS, Companions
 from sweeper.study.nodes import Node
 from sweeper.study.presets import PRESETS
-from sweeper.study.schema import DEFAULT_BATCH_SIZE, Ladder, Solve
+from sweeper.study.schema import DEFAULT_BATCH_SIZE, Ladder, SeedRange, Solve
 
 _LENGTHS = ("tokens", "flops", "minutes", "tokens_per_param")
 _STEP_FIELDS = ("tokens_per_step", "batch_size", "grad_accum_steps", "seq_len")
@@ -100,6 +100,18 @@ def _at_least_one_step(context: Context) -> Faults:
         yield blamed.fault(f"{trial.tokens} tokens are less than one step of {step}; give at least {step}")
 
 
+def _seeds(context: Context) -> Faults:
+    """A range of seeds has an end, above its start."""
+    seeds, node = context.document.trial.seeds, context.node("trial", "seeds")
+    if not isinstance(seeds, SeedRange) or node is None:
+        return
+    if seeds.max is None:
+        yield node.key_fault("missing; as many seeds as a config may be trained with, such as 5", child="max")
+    elif seeds.max <= seeds.min:
+        where = context.node("trial", "seeds", "max") or node
+        yield where.fault(f"max {seeds.max} is not above min {seeds.min}; write seeds: {seeds.min}, or a larger max")
+
+
 def _schedule(context: Context) -> Faults:
     """warmup + cooldown ≤ 1 at each value of an axis of one of them."""
     optimizer = context.document.trial.optimizer
@@ -182,6 +194,7 @@ TRIAL_RULES: tuple[tuple[tuple[str, ...], Callable[[Context], Faults]], ...] = (
     (either(*_STEP_FIELDS), _whole_steps),
     (either(*_STEP_FIELDS), _ladder),
     (("base", *either("tokens", *_STEP_FIELDS)), _at_least_one_step),
+    (("trial.seeds",), _seeds),
     (either("optimizer.warmup", "optimizer.cooldown"), _schedule),
     *((either(companions.owner, *companions.names), _companions(companions)) for companions in COMPANIONS),
     (_SCALED, _base),

@@ -25,10 +25,6 @@ _VALUES: Mapping[Path, tuple[tuple[str, ...], str]] = {
     ("trial", "optimizer", "parametrization"): (("mup",), "write completep, which scales with width and with depth"),
 }
 
-_FORMS: Mapping[Path, tuple[str, str]] = {
-    ("trial", "seeds"): ("min", "give a number"),
-}
-
 
 def unsupported_key(path: Path) -> str | None:
     """What to say of a key that isn't built yet; None for any other key."""
@@ -40,7 +36,4 @@ def unsupported_value(path: Path, value: Any) -> str | None:
     if isinstance(value, str) and path in _VALUES:
         words, instead = _VALUES[path]
         return f"{value} is not supported yet; {instead}" if value in words else None
-    if isinstance(value, dict) and path in _FORMS:
-        key, instead = _FORMS[path]
-        return f"{{{key}: …}} is not supported yet; {instead}" if key in value else None
     return None

@@ -91,7 +91,7 @@ def test_studies_readme_lists_every_study_with_its_real_size():
         sizes = []
         for profile in ("full", "cpu"):
             plan = make_plan(load(path, profile=profile), cpus=2)
-            sizes.append(f"{plan.totals.configs} × {plan.seeds}")
+            sizes.append(f"{plan.totals.configs} × {plan.totals.seeds}")
         row = re.search(rf"^\| `{path.stem}` \|.*\| {sizes[0]} \| {sizes[1]} \|$", page, re.MULTILINE)
         assert row, (path.stem, sizes)
 

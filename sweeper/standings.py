@@ -1,0 +1,32 @@
+"""Where a study stands while it runs: of each point, how likely it is on the frontier, by all outcomes so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from sweeper.frontier import PlannedPoint, device_frontiers
+from sweeper.lines import event_record
+from sweeper.points import Point
+from sweeper.records import Final, Speed
+from sweeper.search.further_seeds import Standing
+
+
+def standings(
+    outcomes: Sequence[Final | Speed], planned: Sequence[PlannedPoint], objectives: Mapping[str, str]
+) -> list[Standing]:
+    """Of each measured point, on each kind of device that measured it."""
+    found = device_frontiers(map(event_record, outcomes), planned, objectives)
+    return [
+        Standing(config_id=point.config_id, p_frontier=point.p_frontier, beaten_by=beaten_by)
+        for one in found
+        for point, beaten_by in zip(one.points, _beaten_by(one.points, objectives), strict=True)
+    ]
+
+
+def _beaten_by(points: Sequence[Point], objectives: Mapping[str, str]) -> list[int]:
+    """Of each point, how many others are as good in all objectives and better in one, by the means."""
+    signs = [1.0 if direction == "max" else -1.0 for direction in objectives.values()]
+    values = np.array([[point.objectives[name].mean for name in objectives] for point in points]) * signs
+    return [int(((values >= own).all(axis=1) & (values > own).any(axis=1)).sum()) for own in values]
