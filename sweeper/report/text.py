@@ -214,7 +214,7 @@ def plan_facts(plan: Mapping[str, Any]) -> list[str]:
         facts.append(f"Dropped {count}: {reason}{example}.")
     if totals:
         facts.append(
-            f"{totals['trials']} trials ({totals['configs']} configs × {totals['seeds']} seeds): "
+            f"{totals['trials']} trials ({totals['configs']} configs × {seeds_text([totals['seeds']])}): "
             f"{short(totals['tokens'])} tokens, {short(totals['train_flops'])} FLOPs, "
             f"about {duration(totals['seconds'])} on one device."
         )

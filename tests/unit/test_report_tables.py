@@ -55,8 +55,8 @@ def plan_json(planned):
              "warnings": ["passes over its data 1.3 times"] + ["ffn_hidden 30 is odd"] * (i == 0)}
             for i, p in enumerate(planned)
         ],
-        "totals": {"configs": len(planned), "trials": 3 * len(planned), "seeds": 3, "most_seeds": 3, "tokens": 10_500_000,
-                   "train_flops": 4.4e13, "seconds": 525.0, "max_epochs": 0.1},
+        "totals": {"configs": len(planned), "trials": 3 * len(planned), "seeds": 3, "most_seeds": 3,
+                   "tokens": 10_500_000, "train_flops": 4.4e13, "seconds": 525.0, "max_epochs": 0.1},
         "messages": {"params: too far off the budget": "L16 would need ffn_hidden 7"},
     }  # fmt: skip
 
