@@ -12,7 +12,7 @@ from sweeper.labels import listed, short
 from sweeper.noise import AdditiveFit
 from sweeper.observations import JobState, Measured, Record, State
 from sweeper.records import Config
-from sweeper.search.driver import MAX_ATTEMPTS
+from sweeper.search.outcomes import MAX_ATTEMPTS
 
 WIDE_WINDOWS = 0.15
 """Speed windows of one trial further apart than this fraction of their median are worth a word."""

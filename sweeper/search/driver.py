@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Literal
 
 from sweeper.records import Config, Continue, Done, Event, Failed, Final, Job, Resolved, Rung, Speed, Stop, Wait
 from sweeper.search._base import Strategy
 from sweeper.search.early_stop import SuccessiveHalving
 from sweeper.search.further_seeds import FurtherSeeds
+from sweeper.search.outcomes import Outcomes
 from sweeper.search.resolving import (
     DEFAULT_SETTINGS,
     Choice,
@@ -24,18 +24,7 @@ from sweeper.search.resolving import (
     resolve,
 )
 
-MAX_ATTEMPTS = 3
-"""A job that failed this often, over all runs of the study, is not tried again."""
-
 State = Literal["done", "running", "missing", "failed"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Told:
-    """An outcome; `own` when this Driver asked for it."""
-
-    event: Final | Speed
-    own: bool
 
 
 class Driver:
@@ -71,7 +60,8 @@ class Driver:
     ) -> None:
         self._early_stop, self._further_seeds, self._decided = early_stop, further_seeds, False
         self._strategy, self._settings, self._seeds = strategy, settings, seeds
-        self._max_device_seconds, self._device_seconds = max_device_seconds, 0.0
+        self._max_device_seconds = max_device_seconds
+        self._outcomes = Outcomes(memory_bytes=settings.memory_bytes)
         self._micro_batches_of = micro_batches
         self._configs: dict[str, Config] = {}
         self._micro_batches: dict[str, MicroBatches] = {}
@@ -82,9 +72,6 @@ class Driver:
         self._jobs: dict[str, Job] = {}
         self._extra: dict[str, Job] = {}
         self._running: set[str] = set()
-        self._told: dict[str, list[_Told]] = {}
-        self._failures: Counter[str] = Counter()
-        self._device: str | None = None
         self._choices: dict[str, Choice | Untrainable | None] = {}
         self._sharing: dict[str, list[str]] = {}
         self._open: list[dict[str, None]] = [{} for _ in range(seeds)]
@@ -149,27 +136,27 @@ class Driver:
     @property
     def device_seconds(self) -> float:
         """What all jobs with an outcome have taken, from start to end."""
-        return self._device_seconds
+        return self._outcomes.device_seconds
 
     @property
     def is_spent(self) -> bool:
         """Whether no job is handed out any more, as `max_device_seconds` have been taken."""
-        return self._max_device_seconds is not None and self._device_seconds >= self._max_device_seconds
+        return self._max_device_seconds is not None and self.device_seconds >= self._max_device_seconds
 
     def ask(self) -> Job | Wait | Done:
         """The next job, what failed before after all that hasn't; Wait while the rest depends on running ones."""
         if self.is_spent:
             return Wait() if self._running else Done()
-        ready: Job | None = None
+        ready, failures = None, self._outcomes.failures
         for job in self._ready():
-            if ready is None or self._failures[job.job_id] < self._failures[ready.job_id]:
+            if ready is None or failures[job.job_id] < failures[ready.job_id]:
                 ready = job
-            if not self._failures[ready.job_id]:
+            if not failures[ready.job_id]:
                 break
         if ready is None:
             return Wait() if self._running else Done()
         self._running.add(ready.job_id)
-        return replace(ready, attempt=self._failures[ready.job_id] + 1)
+        return replace(ready, attempt=failures[ready.job_id] + 1)
 
     def _ready(self) -> Iterator[Job]:
         """What could run now, in order; the strategy is asked for a config when no first seed of another is left."""
@@ -232,14 +219,9 @@ class Driver:
         own, self._decided = job_id in self._running, False
         self._running.discard(job_id)
         if isinstance(event, Failed):
-            self._failures[job_id] += 1
-        else:
-            device = event.environment.get("device") or self._device
-            changed, self._device = device != self._device, device
-            self._device_seconds += sum(event.seconds.values())
-            self._told.setdefault(job_id, []).append(_Told(event=event, own=own))
-            if changed:
-                self._look_again()
+            self._outcomes.failures[job_id] += 1
+        elif self._outcomes.add(event, own=own):
+            self._look_again()
         self._look_again_at(self._sharing.get(job_id) or [event.job.config.config_id])
         if isinstance(event, Final) and job_id in self._trials and self.outcome(job_id) is event:
             self._strategy.observe(event)
@@ -299,7 +281,7 @@ class Driver:
             return "done"
         if job_id in self._running:
             return "running"
-        if self._failures[job_id] >= MAX_ATTEMPTS:
+        if self._outcomes.is_given_up(job_id):
             return "failed"
         choice = self._choice(self._trials[job_id].config.config_id) if job_id in self._trials else None
         if isinstance(choice, Untrainable):
@@ -315,15 +297,15 @@ class Driver:
 
     def outcome(self, job_id: str) -> Final | Speed | None:
         """The event that settled a job; None where there is none yet."""
-        told = [one for one in reversed(self._told.get(job_id, ())) if self._counts(one)]
+        told = self._outcomes.counting(job_id)
         if not told or job_id not in self._trials:
-            return told[0].event if told else None
-        for one in told:
-            if one.event.status != "out_of_memory":
-                return one.event
+            return told[0] if told else None
+        for event in told:
+            if event.status != "out_of_memory":
+                return event
         choice = self._choice(self._trials[job_id].config.config_id)
         if isinstance(choice, Choice):
-            return next((one.event for one in told if one.event.job.execution == choice.execution), None)
+            return next((event for event in told if event.job.execution == choice.execution), None)
         return None
 
     def is_boundary(self, job_id: str) -> bool:
@@ -334,22 +316,10 @@ class Driver:
         mine = [one for one in self._ladders.values() if one.in_turn and job_id in one.probe_ids]
         return any(isinstance(self._probe_outcome(probe), float) for ladder in mine for probe in ladder.probes)
 
-    def _counts(self, told: _Told) -> bool:
-        """Whether an outcome says something about this run's kind of device and cap on memory."""
-        event, cap = told.event, self._settings.memory_bytes
-        if isinstance(event, Final) and event.status != "out_of_memory":
-            peak = event.peak_memory_bytes
-            return cap is None or event.job.memory_bytes == cap or peak is None or peak <= cap
-        return event.job.memory_bytes == cap and self._of_this_device(told)
-
-    def _of_this_device(self, told: _Told) -> bool:
-        device = told.event.environment.get("device")
-        return told.own or not device or device == self._device
-
     def _probe_outcome(self, probe: Job) -> Outcome | None:
         event = self.outcome(probe.job_id)
         if event is None:
-            return "unavailable" if self._failures[probe.job_id] >= MAX_ATTEMPTS else None
+            return "unavailable" if self._outcomes.is_given_up(probe.job_id) else None
         if event.status == "out_of_memory":
             return "out_of_memory"
         # A probe without a figure to choose by is as good as none.
@@ -369,8 +339,6 @@ class Driver:
 
     def _kept(self, config: Config) -> Resolved:
         """How most of the config's trainings on this kind of device were resolved, the lowest seeds first."""
-        resolved = []
-        for job_id in self._trials_of[config.config_id]:
-            finals = [one for one in self._told.get(job_id, ()) if one.event.status != "out_of_memory"]
-            resolved += [one.event.job.resolved for one in finals[-1:] if self._of_this_device(one)]
-        return majority(resolved)
+        return majority(
+            [one for job_id in self._trials_of[config.config_id] for one in self._outcomes.resolved(job_id)]
+        )

@@ -11,8 +11,9 @@ from model.shape import derive
 from sweeper.ledger import Ledger, read
 from sweeper.records import Config, Done, Execution, Failed, Final, Job, Optimizer, Recipe, Rung, Speed, Stop, Wait
 from sweeper.search import make_strategy
-from sweeper.search.driver import MAX_ATTEMPTS, Driver
+from sweeper.search.driver import Driver
 from sweeper.search.early_stop import SuccessiveHalving
+from sweeper.search.outcomes import MAX_ATTEMPTS
 from sweeper.search.resolving import MicroBatches
 from sweeper.session import Session
 

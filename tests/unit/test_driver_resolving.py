@@ -14,7 +14,7 @@ from sweeper.records import (
     Resolved,
     Wait,
 )
-from sweeper.search.driver import MAX_ATTEMPTS
+from sweeper.search.outcomes import MAX_ATTEMPTS
 
 
 def test_a_ladder_takes_the_fastest_and_its_trials_say_so():

@@ -15,7 +15,7 @@ from sweeper.records import (
     Final,
     Job,
 )
-from sweeper.search.driver import MAX_ATTEMPTS
+from sweeper.search.outcomes import MAX_ATTEMPTS
 
 OUTCOMES = st.one_of(
     st.floats(1, 1e5), st.floats(1, 1e5), st.integers(1, 3).map(float), st.just("oom"), st.just("broken")
