@@ -21,8 +21,17 @@ Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What the ledgers of `sources` hold together; `said` are sentences on what is the same, and what isn't pooled."""
+
+    sources: tuple[RunFolder, ...]
+    records: tuple[dict[str, Any], ...]
+    said: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Merged:
-    """The new folder; `said` are sentences on what of the ledgers is the same, and what isn't pooled."""
+    """The new folder, and what was `said` of its sources."""
 
     folder: RunFolder
     said: tuple[str, ...]
@@ -31,27 +40,49 @@ class Merged:
 def merge(folders: Sequence[Path], out: Path) -> Merged:
     """Write the ledgers of `folders`, one after another, into the new folder `out`; each line once.
 
-    Raises UsageError where a folder is no run folder, where they are of different studies or profiles or were measured
-    on different data of the same name, and where `out` holds something already. Nothing is written then.
+    Raises UsageError as `gathered` does, and where `out` holds something already. Nothing is written then.
     """
-    sources = [RunFolder(root=folder.absolute()) for folder in folders]
     target = RunFolder(root=out.absolute())
     if target.root.exists() and any(target.root.iterdir()):
         raise UsageError(f"{shown(target.root)} isn't empty: name a new folder with --out")
-    for source in sources:
-        if not source.ledger.exists() or not source.study.exists():
-            raise UsageError(f"{shown(source.root)} is no run folder, it lacks study.yaml or ledger.jsonl")
+    found = gathered(folders)
+    target.root.mkdir(parents=True, exist_ok=True)
+    write_atomically(target.study, found.sources[0].study.read_text(encoding="utf-8"))
+    write_atomically(target.plan, json.dumps(_plan_of(found.sources)) + "\n")
+    with Ledger(target.ledger, lock=target.lock) as ledger:
+        for record in found.records:
+            ledger.append(record)
+    return Merged(folder=target, said=found.said)
+
+
+def gathered(folders: Sequence[Path]) -> Gathered:
+    """The lines of the ledgers of `folders`, one ledger after another, each line once.
+
+    Raises UsageError where a folder is no run folder, and where they are of different studies or profiles or were
+    measured on different data of the same name.
+    """
+    sources = run_folders(folders)
     _check_same_study(sources)
     ledgers = [read(source.ledger) for source in sources]
     _check_same_data(sources, ledgers)
     lines = {json.dumps(record, sort_keys=True): record for ledger in ledgers for record in ledger}
-    target.root.mkdir(parents=True, exist_ok=True)
-    write_atomically(target.study, sources[0].study.read_text(encoding="utf-8"))
-    write_atomically(target.plan, json.dumps(_plan_of(sources)) + "\n")
-    with Ledger(target.ledger, lock=target.lock) as ledger:
-        for record in lines.values():
-            ledger.append(record)
-    return Merged(folder=target, said=tuple(_said(sources, ledgers, list(lines.values()))))
+    records = tuple(lines.values())
+    return Gathered(sources=tuple(sources), records=records, said=tuple(_said(sources, ledgers, records)))
+
+
+def run_folders(folders: Sequence[Path]) -> list[RunFolder]:
+    """The run folders at these places. Raises UsageError where one is none."""
+    sources = [RunFolder(root=folder.absolute()) for folder in folders]
+    for source in sources:
+        if not source.ledger.exists() or not source.study.exists():
+            raise UsageError(f"{shown(source.root)} is no run folder, it lacks study.yaml or ledger.jsonl")
+    return sources
+
+
+def unlike_keys(a: RunFolder, b: RunFolder) -> list[str]:
+    """The top keys in which the studies of two run folders differ; none where it is one study."""
+    first, other = (yaml.safe_load(source.study.read_text(encoding="utf-8")) for source in (a, b))
+    return [key for key in {**first, **other} if first.get(key) != other.get(key)]
 
 
 def _plan_of(sources: Sequence[RunFolder]) -> dict[str, Any]:
@@ -60,10 +91,8 @@ def _plan_of(sources: Sequence[RunFolder]) -> dict[str, Any]:
 
 
 def _check_same_study(sources: Sequence[RunFolder]) -> None:
-    first, *others = (yaml.safe_load(source.study.read_text(encoding="utf-8")) for source in sources)
-    for source, other in zip(sources[1:], others, strict=True):
-        unlike = [key for key in {**first, **other} if first.get(key) != other.get(key)]
-        if unlike:
+    for source in sources[1:]:
+        if unlike := unlike_keys(sources[0], source):
             raise UsageError(
                 f"{shown(sources[0].root)} and {shown(source.root)} are of different studies, in {listed(unlike)}: "
                 "run the same study in both, and merge then"
