@@ -145,7 +145,7 @@ def fit(observations: Sequence[Observation]) -> AdditiveFit:
     )
 
 
-def t_quantile(probability: float, degrees_of_freedom: int) -> float:
+def t_quantile(probability: float, degrees_of_freedom: float) -> float:
     """The quantile of Student's t."""
     from scipy.special import stdtrit
 

@@ -36,7 +36,7 @@ LEAST_LABEL = 8
 _STYLES = {"frontier": "bold green", "tied": "cyan", "dominated": "dim", "unresolved": "yellow"}
 
 
-def _table(title: str, columns: Mapping[str, JustifyMethod]) -> Table:
+def open_table(title: str, columns: Mapping[str, JustifyMethod]) -> Table:
     """An open table; `columns` maps each header to its alignment.
 
     Where it is too wide, labels (the first column) and reasons ("why") fold; numbers and headers stay whole.
@@ -62,7 +62,7 @@ def frontier_table(one: DeviceFrontier, *, width: int = 80) -> Table:
     """The points of one kind of device, fastest first. From 110 columns the shape has columns of its own."""
     wide = width >= WIDE
     shape: tuple[str, ...] = ("layers", "width", "FFN", "trunk") if wide else ()
-    table = _table(
+    table = open_table(
         one.device,
         {
             "config": "left", **dict.fromkeys((*shape, "params", "off", "val loss", "seeds", "tokens/s"), "right"),
@@ -100,13 +100,13 @@ class _Summary:
             yield Text()
             yield frontier_table(one, width=options.max_width)
             yield Text()
-            yield _sentences([*noise_sentences(one), *missing])
+            yield sentences([*noise_sentences(one), *missing])
             if one.doubts:
-                yield _sentences(one.doubts, bullet="! ", style="yellow")
+                yield sentences(one.doubts, bullet="! ", style="yellow")
         if self.found.frontiers and self.found.useful.fraction is not None:
             yield Text(useful_sentence(self.found.useful))
         if self.found.doubts:
-            yield _sentences(self.found.doubts, bullet="! ", style="yellow")
+            yield sentences(self.found.doubts, bullet="! ", style="yellow")
 
 
 def summary(found: Frontier) -> RenderableType:
@@ -114,8 +114,9 @@ def summary(found: Frontier) -> RenderableType:
     return _Summary(found=found)
 
 
-def _sentences(sentences: Sequence[str], *, bullet: str = "", style: str = "") -> Text:
-    return Text("\n".join(bullet + sentence for sentence in sentences), style=style)
+def sentences(said: Sequence[str], *, bullet: str = "", style: str = "") -> Text:
+    """Each sentence on a line of its own."""
+    return Text("\n".join(bullet + sentence for sentence in said), style=style)
 
 
 def loss_interval(loss: Estimate) -> str:
@@ -142,7 +143,7 @@ def percent(fraction: float | None) -> str:
 def plan_table(plan: Mapping[str, Any]) -> Group:
     """What `plan --json` holds: the feasible configs (beyond 60 the rest is counted), totals, what was dropped."""
     configs = plan["configs"]
-    table = _table(
+    table = open_table(
         f"{plan['study']} · profile {plan['profile']}",
         {
             "config": "left", "params": "right", "trunk": "right", "off": "right", "FLOPs/token": "right",
@@ -214,7 +215,9 @@ def status_table(status: Mapping[str, Any]) -> Table:
     """The object of `status_json`, a line per config."""
     done, jobs = status["jobs"].get("ok", 0), sum(status["jobs"].values()) + status["to_propose"]
     columns = ("done", "running" if status["live"] else "interrupted", "failed", "missing")
-    table = _table(f"{done} of {jobs} jobs done", {"config": "left", **dict.fromkeys(columns, "right"), "why": "left"})
+    table = open_table(
+        f"{done} of {jobs} jobs done", {"config": "left", **dict.fromkeys(columns, "right"), "why": "left"}
+    )
     for row in status["configs"]:
         cells = [str(row[name] or "·") for name in columns]
         table.add_row(Text(row["label"]), *cells, Text("; ".join(row["why"])), style="red" if row["failed"] else "")
