@@ -40,9 +40,11 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _plan_options(command("plan", "the lattice: what is feasible, what was dropped and why, what it will cost"))
     _run_options(command("run", "do what is missing of a study, then report"))
     _folder_options(command("status", "what is done, running, missing, failed and why"))
-    _folder_options(
-        command("report", "the frontier again, from the ledger; writes frontier.json, frontier.png, report.html")
+    report = command(
+        "report", "the frontier again, from the ledger, with its files; of several run folders, side by side"
     )
+    _folder_options(report, out="where run folders are (runs); of several, the folder to write their report into")
+    report.add_argument("more", type=Path, nargs="*", metavar="DIR", help="more run folders: reported together")
     merge = command("merge", "ledgers of the same study, from several people or devices, put together and reported")
     merge.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="run folders, runs/<study>/<profile>")
     merge.add_argument("--out", type=Path, required=True, help="the new run folder")
@@ -60,13 +62,15 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     return whole
 
 
-def _study_options(sub: argparse.ArgumentParser, *, metavar: str = "STUDY") -> None:
+def _study_options(
+    sub: argparse.ArgumentParser, *, metavar: str = "STUDY", out: str = "where run folders are (runs)"
+) -> None:
     sub.add_argument("study", type=Path, metavar=metavar)
     sub.add_argument("--profile", help="a profile of the study, or full; else chosen by this machine's devices")
     sub.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, like trial.tokens=1M"
     )
-    sub.add_argument("--out", type=Path, help="where run folders are (runs)")
+    sub.add_argument("--out", type=Path, help=out)
 
 
 def _plan_options(sub: argparse.ArgumentParser) -> None:
@@ -84,8 +88,8 @@ def _run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--yes", action="store_true", help="don't ask before what takes more than an hour")
 
 
-def _folder_options(sub: argparse.ArgumentParser) -> None:
-    _study_options(sub, metavar="STUDY|DIR")
+def _folder_options(sub: argparse.ArgumentParser, **texts: str) -> None:
+    _study_options(sub, metavar="STUDY|DIR", **texts)
     sub.add_argument("--json", action="store_true")
 
 

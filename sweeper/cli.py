@@ -279,8 +279,13 @@ def _report(arguments: Any) -> None:
 
     from sweeper.frontier import frontier_json
     from sweeper.ledger import read
-    from sweeper.report.tables import summary
+    from sweeper.report.comparison import report_text
 
+    if arguments.more:
+        from sweeper.together import report_together
+
+        report_together(arguments, _open, _console())
+        return
     run = _open(arguments)
     records = read(run.folder.ledger)
     if not records:
@@ -291,7 +296,7 @@ def _report(arguments: Any) -> None:
         print(json.dumps(frontier_json(result), indent=2))
     else:
         console = _console()
-        console.print(summary(result))
+        console.print(report_text(result, run.by_device(records, result)))
         console.print(f"report: {shown(run.folder.report)}")
 
 
@@ -303,7 +308,7 @@ def _merge(arguments: Any) -> None:
     merged = merge(arguments.folders, arguments.out)
     if not arguments.json:
         _console().print("\n".join(merged.said))
-    of_merged = {"command": _report, "study": arguments.out, "profile": None, "set": [], "out": None}
+    of_merged = {"command": _report, "study": arguments.out, "more": (), "profile": None, "set": [], "out": None}
     _report(Namespace(**vars(arguments) | of_merged))
 
 

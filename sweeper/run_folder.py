@@ -40,6 +40,11 @@ class RunFolder:
         return self.root / "frontier.json"
 
     @property
+    def comparison(self) -> Path:
+        """Several results side by side, as JSON."""
+        return self.root / "comparison.json"
+
+    @property
     def figure(self) -> Path:
         """The frontier drawn."""
         return self.root / "frontier.png"

@@ -33,6 +33,7 @@ from sweeper.session import Session
 from sweeper.study.schema import LoadedStudy
 
 if TYPE_CHECKING:
+    from sweeper.compare import Comparison, Side
     from sweeper.frontier import Frontier
     from sweeper.search.storage import Mirror
 
@@ -318,13 +319,12 @@ class StudyRun:
         plan = {**plan_json(self.plan), "command": self.command}
         write_atomically(self.folder.plan, json.dumps(plan, indent=2) + "\n")
 
-    def write_report(self, records: Sequence[Record]) -> Frontier:
-        """Write frontier.json, frontier.png and report.html from the ledger; returns the frontier."""
+    def frontier(self, records: Sequence[Record]) -> Frontier:
+        """The frontier of each kind of device that `records` are from."""
         from sweeper.frontier import frontier
-        from sweeper.report.html import write_report
 
         study, driver = self.loaded.study, self.replayed(records)
-        result = frontier(
+        return frontier(
             records,
             study=study.name,
             profile=self.loaded.profile,
@@ -333,17 +333,38 @@ class StudyRun:
             seeds=self.seeds(driver, records),
             to_propose=driver.to_propose,
         )
+
+    def sides(self, records: Sequence[Record], found: Frontier, *, folder: str = "") -> list[Side]:
+        """What `found`, the frontier of `records`, has to be compared: a side for each kind of device."""
+        from sweeper.compare import sides_of
+
+        planned = self.points(self.replayed(records))
+        return sides_of(found, records, planned, self.loaded.study.trial.seeds, folder=folder)
+
+    def by_device(self, records: Sequence[Record], found: Frontier) -> Comparison | None:
+        """The kinds of device side by side, None where there is one alone."""
+        from sweeper.compare import compare
+
+        return compare(self.sides(records, found)) if sum(bool(one.points) for one in found.frontiers) > 1 else None
+
+    def write_report(self, records: Sequence[Record], comparison: Comparison | None = None) -> Frontier:
+        """Write frontier.json, frontier.png and report.html from the ledger; returns the frontier."""
+        from sweeper.report.html import write_report
+
+        result = self.frontier(records)
         write_report(
             self.folder,
             frontier=result,
             plan_json=plan_json(self.plan),
             study=self.loaded.resolved,
             records=records,
-            command=self.command or self._recorded_command(),
+            command=self.command or self.recorded_command(),
+            comparison=comparison or self.by_device(records, result),
         )
         return result
 
-    def _recorded_command(self) -> str:
+    def recorded_command(self) -> str:
+        """The command that the folder's plan names, "" where it names none."""
         try:
             command: str = json.loads(self.folder.plan.read_text(encoding="utf-8")).get("command", "")
         except (OSError, ValueError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.labels import duration, gibibytes, labels, short
 from sweeper.report import curves
+from sweeper.report.comparison import legend, page_pairs, side_text
 from sweeper.report.environment import environment_rows
 from sweeper.report.figures import frontier_png, frontier_svg
 from sweeper.report.tables import loss_interval, percent, speed_interval
@@ -29,6 +30,7 @@ from sweeper.useful import of_own_seconds
 if TYPE_CHECKING:
     import jinja2
 
+    from sweeper.compare import Comparison
     from sweeper.frontier import Frontier
 
 MOST_PLAN_ROWS = 200
@@ -42,11 +44,12 @@ def write_report(
     study: Mapping[str, Any],
     records: Sequence[Mapping[str, Any]],
     command: str = "",
+    comparison: Comparison | None = None,
 ) -> None:
     """Write `frontier.json`, `frontier.png` and `report.html` into `folder`, each whole or not at all.
 
     `study` is the resolved YAML document. `command` is what reproduces the run; left out, it names the
-    study.
+    study. `comparison` gets a section of its own.
     """
     from sweeper.frontier import frontier_json
 
@@ -58,10 +61,31 @@ def write_report(
         study=study,
         records=records,
         command=command or f"sweeper run {folder.study.name} --profile {frontier.profile}",
+        comparison=comparison,
     )
     write_atomically(folder.frontier, json.dumps(plain, indent=1, allow_nan=False) + "\n")
     frontier_png(plain, folder.figure, question=question)
     write_atomically(folder.report, page)
+
+
+def write_comparison(folder: RunFolder, found: Comparison, *, notes: Sequence[str], command: str) -> None:
+    """Write a `report.html` of nothing but the comparison; `notes` are sentences on what is compared."""
+    page = _template("comparison_page.html.j2").render(
+        title=" and ".join(dict.fromkeys(side.study for side in found.sides)), notes=notes, command=command,
+        **_compared(found),
+    )  # fmt: skip
+    write_atomically(folder.report, page)
+
+
+def _compared(found: Comparison | None) -> dict[str, Any]:
+    """What the section on the comparison shows, `pairs` empty without one."""
+    if found is None:
+        return {"pairs": []}
+    return {
+        "pairs": page_pairs(found),
+        "sides": [(side.name, side_text(side)) for side in found.sides],
+        "legend": legend(found),
+    }
 
 
 def render(
@@ -71,6 +95,7 @@ def render(
     study: Mapping[str, Any],
     records: Sequence[Mapping[str, Any]],
     command: str,
+    comparison: Comparison | None = None,
 ) -> str:
     """The page as text. Every string of the study or the ledger is escaped."""
     import yaml
@@ -79,7 +104,7 @@ def render(
 
     plain = frontier_json(found)
     finals = _planned_finals(plan_json, records)
-    return _template().render(
+    return _template("report.html.j2").render(
         found=found,
         question=study.get("question") or found.study,
         answer=answer(found),
@@ -100,11 +125,12 @@ def render(
         resolved=resolved_text,
         environment=environment_rows(finals),
         command=command,
+        **_compared(comparison),
         study_yaml=yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True),
     )
 
 
-def _template() -> jinja2.Template:
+def _template(name: str) -> jinja2.Template:
     import jinja2
 
     templates = jinja2.Environment(
@@ -122,7 +148,7 @@ def _template() -> jinja2.Template:
         "duration": duration,
         "gibibytes": gibibytes,
     }
-    return templates.get_template("report.html.j2")
+    return templates.get_template(name)
 
 
 def _json_points(found: Frontier, plain: Mapping[str, Any]) -> list[Mapping[str, Any]]:
