@@ -280,6 +280,7 @@ def _report(arguments: Any) -> None:
     from sweeper.frontier import frontier_json
     from sweeper.ledger import read
     from sweeper.report.comparison import report_text
+    from sweeper.sides import by_device
 
     if arguments.more:
         from sweeper.together import report_together
@@ -296,7 +297,7 @@ def _report(arguments: Any) -> None:
         print(json.dumps(frontier_json(result), indent=2))
     else:
         console = _console()
-        console.print(report_text(result, run.by_device(records, result)))
+        console.print(report_text(result, by_device(run, records, result)))
         console.print(f"report: {shown(run.folder.report)}")
 
 

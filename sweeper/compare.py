@@ -22,7 +22,7 @@ from typing import Any
 from sweeper.frontier import DeviceFrontier, Frontier
 from sweeper.labels import labels, listed
 from sweeper.noise import CONFIDENCE, AdditiveFit, Difference, Observation, fit, t_quantile
-from sweeper.observations import PlannedPoint, Record, measured, tokens_per_s
+from sweeper.observations import PlannedPoint, Record, Seeds, measured, tokens_per_s
 from sweeper.points import Point, Standing
 from sweeper.records import SCHEMA
 from sweeper.resolutions import resolved_points, without_winning_probes
@@ -129,9 +129,9 @@ class Comparison:
 
 
 def sides_of(
-    found: Frontier, records: Sequence[Record], planned: Sequence[PlannedPoint], seeds: int, *, folder: str = ""
+    found: Frontier, records: Sequence[Record], planned: Sequence[PlannedPoint], seeds: Seeds, *, folder: str = ""
 ) -> list[Side]:
-    """A side for each kind of device that `found`, the frontier of `records`, has points of."""
+    """A side for each kind of device that `found`, the frontier of `records`, has points of; `seeds` as for it."""
     by_device = {m.device: m for m in measured(records, planned, seeds)}
     sides = []
     for one in found.frontiers:

@@ -29,11 +29,20 @@ def results_in(folder: Path) -> Iterator[None]:
 
 def profile_of(folder: RunFolder) -> str:
     """The profile that a run folder's plan names; where that can't be read, the folder is named for it."""
+    return _of_plan(folder, "profile") or folder.root.name
+
+
+def command_of(folder: RunFolder) -> str:
+    """The command that a run folder's plan names, "" where it names none."""
+    return _of_plan(folder, "command") or ""
+
+
+def _of_plan(folder: RunFolder, key: str) -> str | None:
     try:
-        profile = json.loads(folder.plan.read_text(encoding="utf-8"))["profile"]
+        found = json.loads(folder.plan.read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError):
-        profile = None
-    return profile if isinstance(profile, str) else folder.root.name
+        return None
+    return found if isinstance(found, str) else None
 
 
 def shown(path: Path) -> str:

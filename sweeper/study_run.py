@@ -19,6 +19,7 @@ from sweeper.labels import duration, labels
 from sweeper.ledger import Ledger, held, read
 from sweeper.lines import replay
 from sweeper.observations import PlannedPoint
+from sweeper.places import command_of
 from sweeper.planning.notes import MOST_CANDIDATES
 from sweeper.planning.plan import Plan, PlannedConfig, plan_json
 from sweeper.progress import Progress
@@ -33,7 +34,7 @@ from sweeper.session import Session
 from sweeper.study.schema import LoadedStudy
 
 if TYPE_CHECKING:
-    from sweeper.compare import Comparison, Side
+    from sweeper.compare import Comparison
     from sweeper.frontier import Frontier
     from sweeper.search.storage import Mirror
 
@@ -334,22 +335,10 @@ class StudyRun:
             to_propose=driver.to_propose,
         )
 
-    def sides(self, records: Sequence[Record], found: Frontier, *, folder: str = "") -> list[Side]:
-        """What `found`, the frontier of `records`, has to be compared: a side for each kind of device."""
-        from sweeper.compare import sides_of
-
-        planned = self.points(self.replayed(records))
-        return sides_of(found, records, planned, self.loaded.study.trial.seeds, folder=folder)
-
-    def by_device(self, records: Sequence[Record], found: Frontier) -> Comparison | None:
-        """The kinds of device side by side, None where there is one alone."""
-        from sweeper.compare import compare
-
-        return compare(self.sides(records, found)) if sum(bool(one.points) for one in found.frontiers) > 1 else None
-
     def write_report(self, records: Sequence[Record], comparison: Comparison | None = None) -> Frontier:
         """Write frontier.json, frontier.png and report.html from the ledger; returns the frontier."""
         from sweeper.report.html import write_report
+        from sweeper.sides import by_device
 
         result = self.frontier(records)
         write_report(
@@ -358,18 +347,10 @@ class StudyRun:
             plan_json=plan_json(self.plan),
             study=self.loaded.resolved,
             records=records,
-            command=self.command or self.recorded_command(),
-            comparison=comparison or self.by_device(records, result),
+            command=self.command or command_of(self.folder),
+            comparison=comparison or by_device(self, records, result),
         )
         return result
-
-    def recorded_command(self) -> str:
-        """The command that the folder's plan names, "" where it names none."""
-        try:
-            command: str = json.loads(self.folder.plan.read_text(encoding="utf-8")).get("command", "")
-        except (OSError, ValueError):
-            return ""
-        return command
 
     def raise_if_failed(self, records: Sequence[Record]) -> None:
         """JobsFailed when a job failed three times, naming each and why."""

@@ -15,8 +15,9 @@ from sweeper.frontier import Frontier, frontier_json
 from sweeper.labels import listed
 from sweeper.ledger import read
 from sweeper.merge import gathered, run_folders, unlike_keys
-from sweeper.places import results_in, shown
+from sweeper.places import command_of, results_in, shown
 from sweeper.run_folder import RunFolder, write_atomically
+from sweeper.sides import sides as sides_of_run
 from sweeper.study_run import StudyRun
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def put_together(runs: Sequence[StudyRun]) -> Together:
     sides = [
         side
         for run, ledger, found in zip(runs, ledgers, of_each, strict=True)
-        for side in run.sides(ledger, found, folder=shown(run.folder.root))
+        for side in sides_of_run(run, ledger, found, folder=shown(run.folder.root))
     ]
     notes = [f"{name} has no results yet." for name in _without(runs, sides)]
     if not (others := [run for run in runs[1:] if not _same_study(runs[0], run)]):
@@ -111,7 +112,7 @@ def write(found: Together, folder: RunFolder, *, command: str) -> None:
 
     if found.records is not None:
         first = found.runs[0]
-        commands = "\n".join(filter(None, (first.recorded_command(), command)))
+        commands = "\n".join(filter(None, (command_of(first.folder), command)))
         replace(first, folder=folder, command=commands).write_report(found.records, found.comparison)
     elif found.comparison is not None:
         write_comparison(folder, found.comparison, notes=found.notes, command=command)

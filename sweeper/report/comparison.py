@@ -128,7 +128,8 @@ def _counted(pair: Pair, found: Sequence[LossPair | SpeedPair], how: str, better
     said = [f"{n} {what}" for n, what in counts if n]
     if unknown := ties.count(None):
         said.append(f"{unknown} unknown (“?”: too few measurements for an interval)")
-    return f"of {len(found)} config{'s' if len(found) != 1 else ''}, {listed(said)}"
+    noun = "point" if len({row.config_id for row in pair.rows}) < len(found) else "config"
+    return f"of {len(found)} {noun}{'s' if len(found) != 1 else ''}, {listed(said)}"
 
 
 def _signed(one: Any) -> float:
@@ -139,7 +140,7 @@ def _order(pair: Pair, objective: str) -> str:
     tau = pair.kendall_tau[objective]
     if tau.tau is None:
         return "too few to compare their order"
-    return f"Kendall's tau of the two orders is {tau.tau:+.2f} ({tau.n} configs, by their means)"
+    return f"Kendall's tau of the two orders is {tau.tau:+.2f} ({tau.n} of them, by their means)"
 
 
 def _resolved_sentences(pair: Pair) -> list[str]:
