@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,23 +14,19 @@ import yaml
 from rich.console import Console
 
 from sweeper.errors import JobsFailed, UsageError
-from sweeper.labels import duration, labels
+from sweeper.labels import duration
 from sweeper.ledger import Ledger, held, read
 from sweeper.lines import replay
 from sweeper.observations import PlannedPoint
 from sweeper.places import command_of
-from sweeper.planning.notes import MOST_CANDIDATES
-from sweeper.planning.plan import Plan, PlannedConfig, plan_json
+from sweeper.planning.plan import Plan, plan_json
 from sweeper.progress import Progress
-from sweeper.records import DeviceType, Final, Job, Speed
+from sweeper.records import DeviceType, Job
 from sweeper.run_folder import RunFolder, write_atomically
-from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
-from sweeper.search.early_stop import SuccessiveHalving
-from sweeper.search.further_seeds import FurtherSeeds, Standing
-from sweeper.search.resolving import AUTO, JobSettings, MicroBatches
 from sweeper.session import Session
 from sweeper.study.schema import LoadedStudy
+from sweeper.study_search import StudySearch
 
 if TYPE_CHECKING:
     from sweeper.compare import Comparison
@@ -57,71 +52,19 @@ class StudyRun:
     command: str = ""
 
     @cached_property
-    def candidates(self) -> tuple[PlannedConfig, ...]:
-        """What the search chooses from: the feasible configs, or MOST_CANDIDATES of them, drawn by its seed.
-
-        A grid takes them all.
-        """
-        configs, search = self.plan.configs, self.loaded.study.search
-        if search.method == "grid" or len(configs) <= MOST_CANDIDATES:
-            return tuple(configs)
-        drawn = random.Random(search.seed).sample(range(len(configs)), MOST_CANDIDATES)
-        return tuple([configs[number] for number in sorted(drawn)])
-
-    def driver(self, *, device: DeviceType = "cpu") -> Driver:
-        """A Driver that has been told nothing yet."""
-        study = self.loaded.study
-        micro_batches = {
-            planned.config.config_id: MicroBatches(executions=planned.executions, choose=planned.choose)
-            for planned in self.candidates
-        }
-        strategy = make_strategy(
-            study.search.method,
-            [planned.config for planned in self.candidates],
-            trials=study.search.trials,
-            seed=study.search.seed,
-            axes=study.differing,
-            objectives=study.objectives,
-        )
-        path, hours, stop = self.loaded.data_path, study.search.max_gpu_hours, study.search.early_stop
-        return Driver(
-            strategy,
-            seeds=study.trial.first_seeds,
-            micro_batches=lambda config: micro_batches[config.config_id],
-            settings=JobSettings(
-                data_path=str(path) if path else None,
-                device=device,
-                memory_bytes=study.budget.memory,
-                shared_ok=study.resources.allow_shared,
-            ),
-            max_device_seconds=None if hours is None else hours * 3600,
-            early_stop=None if stop is None else SuccessiveHalving(grace=stop.grace),
-            further_seeds=self._further_seeds(),
-        )
-
-    def _further_seeds(self) -> FurtherSeeds | None:
-        """None where every config has the same number of seeds."""
-        study = self.loaded.study
-        if study.trial.most_seeds == study.trial.first_seeds:
-            return None
-
-        def standings(outcomes: Sequence[Final | Speed]) -> Sequence[Standing]:
-            from sweeper.standings import standings
-
-            measured = self._points_of({event.job.config.config_id for event in outcomes})
-            return standings(outcomes, measured, study.objectives)
-
-        return FurtherSeeds(most=study.trial.most_seeds, standings=standings)
+    def search(self) -> StudySearch:
+        """What the search chooses from."""
+        return StudySearch(loaded=self.loaded, configs=self.plan.configs)
 
     def replayed(self, records: Sequence[Record]) -> Driver:
         """A Driver that knows what the ledger knows."""
-        driver = self.driver()
+        driver = self.search.driver()
         replay(records, driver)
         return driver
 
     def points(self, driver: Driver) -> list[PlannedPoint]:
         """The points that the study asks for: a config each, or one per micro-batch where that is an axis."""
-        return self._points_of(set(driver.seeds))
+        return self.search.points_of(set(driver.seeds))
 
     def seeds(self, driver: Driver, records: Sequence[Record]) -> dict[str, int]:
         """By config id, how many seeds the study asks for, and beyond them those that were trained in a row.
@@ -135,47 +78,6 @@ class StudyRun:
             while wanted[config_id] < self.loaded.study.trial.most_seeds and (config_id, wanted[config_id]) in trained:
                 wanted[config_id] += 1
         return wanted
-
-    def _points_of(self, asked: Set[str]) -> list[PlannedPoint]:
-        return [
-            PlannedPoint(
-                config=planned.config,
-                execution=execution,
-                off_target=planned.off_target,
-                ladder=planned.executions if planned.choose == "fastest" else (),
-                memory_bytes=self.loaded.study.budget.memory,
-            )
-            for planned in self.candidates
-            if planned.config.config_id in asked
-            for execution in (planned.executions[:1] if planned.choose == "fastest" else planned.executions)
-        ]
-
-    def labeller(self) -> Callable[[Job], str]:
-        """Short names of jobs: what differs among the study's configs and micro-batches, nothing else.
-
-        A trial whose micro-batch is the fastest of a ladder is named without it, as its point is.
-        """
-        configs = [planned.config for planned in self.candidates]
-        points = [(planned, execution) for planned in self.candidates for execution in planned.executions]
-        rows = [{**planned.config.to_dict(), "batch_size": execution.batch_size} for planned, execution in points]
-        known: dict[tuple[str, int], str] = {}
-        for (planned, execution), name in zip(points, labels(rows), strict=True):
-            known[planned.config.config_id, execution.batch_size] = name
-            for precision in AUTO if planned.config.recipe.precision == "auto" else ():
-                probed = planned.config.at_precision(precision).config_id
-                known.setdefault((probed, execution.batch_size), f"{name} {precision}")
-        of_trials = {
-            planned.config.config_id: name
-            for planned, name in zip(self.candidates, labels([c.to_dict() for c in configs]), strict=True)
-            if planned.choose == "fastest"
-        }
-
-        def label(job: Job) -> str:
-            config_id = job.config.config_id
-            own = of_trials.get(config_id) if job.kind == "train" else None
-            return own or known.get((config_id, job.execution.batch_size), config_id)
-
-        return label
 
     def run(
         self,
@@ -219,7 +121,7 @@ class StudyRun:
                     if "missing" in known.states().values() or known.to_propose:
                         # Importing MLflow keeps a core busy: on two cores that would slow the first trial.
                         tracker.drain(START_SECONDS)
-                        driver = self.driver(device=device)
+                        driver = self.search.driver(device=device)
                         observers = [tracker.observe, *([mirror.observe] if mirror else [])]
                         self._drive(driver, ledger, runner, console, observers, at_a_time)
                 except KeyboardInterrupt:
@@ -249,7 +151,7 @@ class StudyRun:
             name=f"{study.name}/{self.loaded.profile}",
             objectives=study.objectives,
             axes=study.differing,
-            configs=[planned.config for planned in self.candidates],
+            configs=[planned.config for planned in self.search.candidates],
         )
         mirror.catch_up(records)
         return mirror
@@ -268,7 +170,7 @@ class StudyRun:
             jobs=driver.jobs,
             states=driver.states,
             more=lambda: driver.to_propose,
-            label=self.labeller(),
+            label=self.search.labeller(),
             at_a_time=at_a_time,
         )
         progress.note_earlier(ledger.records)
@@ -278,7 +180,7 @@ class StudyRun:
 
     def seconds_missing(self, driver: Driver) -> float:
         """Device-seconds of the trainings that are missing, by the plan; no more than what is left of the hours."""
-        each = {planned.config.config_id: planned.seconds for planned in self.candidates}
+        each = {planned.config.config_id: planned.seconds for planned in self.search.candidates}
         states, hours = driver.states(), self.loaded.study.search.max_gpu_hours
         trainings = [job for job_id, job in driver.jobs.items() if job.kind == "train" and states[job_id] == "missing"]
         seconds = sum(each[job.config.config_id] for job in trainings)
@@ -358,7 +260,7 @@ class StudyRun:
         states = driver.states()
         failed = [job_id for job_id, state in states.items() if state == "failed"]
         if failed:
-            name = self.labeller()
+            name = self.search.labeller()
             why = {r.get("trial_id") or r.get("probe_id"): r["error"] for r in records if r["type"] == "failed"}
             why |= {job_id: reason.why for job_id in failed if (reason := driver.reason(job_id)) is not None}
             raise JobsFailed(

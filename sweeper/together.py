@@ -177,4 +177,4 @@ def _nothing_shared(runs: Sequence[StudyRun], notes: Sequence[str]) -> str:
 
 def _configs(run: StudyRun) -> dict[str, str]:
     """Of the configs that a study may try, the shape by config id."""
-    return {planned.config.config_id: str(planned.config.shape) for planned in run.candidates}
+    return {planned.config.config_id: str(planned.config.shape) for planned in run.search.candidates}

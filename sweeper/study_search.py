@@ -1,0 +1,127 @@
+"""What a study's search chooses from, and the Driver that asks for it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+
+from sweeper.labels import labels
+from sweeper.observations import PlannedPoint
+from sweeper.planning.notes import MOST_CANDIDATES
+from sweeper.planning.plan import PlannedConfig
+from sweeper.records import DeviceType, Final, Job, Speed
+from sweeper.search import make_strategy
+from sweeper.search.driver import Driver
+from sweeper.search.early_stop import SuccessiveHalving
+from sweeper.search.further_seeds import FurtherSeeds, Standing
+from sweeper.search.resolving import AUTO, JobSettings, MicroBatches
+from sweeper.study.schema import LoadedStudy
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySearch:
+    """A study and its feasible configs."""
+
+    loaded: LoadedStudy
+    configs: Sequence[PlannedConfig]
+
+    @cached_property
+    def candidates(self) -> tuple[PlannedConfig, ...]:
+        """What the search chooses from: the feasible configs, or MOST_CANDIDATES of them, drawn by its seed.
+
+        A grid takes them all.
+        """
+        configs, search = self.configs, self.loaded.study.search
+        if search.method == "grid" or len(configs) <= MOST_CANDIDATES:
+            return tuple(configs)
+        drawn = random.Random(search.seed).sample(range(len(configs)), MOST_CANDIDATES)
+        return tuple([configs[number] for number in sorted(drawn)])
+
+    def driver(self, *, device: DeviceType = "cpu") -> Driver:
+        """A Driver that has been told nothing yet."""
+        study = self.loaded.study
+        micro_batches = {
+            planned.config.config_id: MicroBatches(executions=planned.executions, choose=planned.choose)
+            for planned in self.candidates
+        }
+        strategy = make_strategy(
+            study.search.method,
+            [planned.config for planned in self.candidates],
+            trials=study.search.trials,
+            seed=study.search.seed,
+            axes=study.differing,
+            objectives=study.objectives,
+        )
+        path, hours, stop = self.loaded.data_path, study.search.max_gpu_hours, study.search.early_stop
+        return Driver(
+            strategy,
+            seeds=study.trial.first_seeds,
+            micro_batches=lambda config: micro_batches[config.config_id],
+            settings=JobSettings(
+                data_path=str(path) if path else None,
+                device=device,
+                memory_bytes=study.budget.memory,
+                shared_ok=study.resources.allow_shared,
+            ),
+            max_device_seconds=None if hours is None else hours * 3600,
+            early_stop=None if stop is None else SuccessiveHalving(grace=stop.grace),
+            further_seeds=self._further_seeds(),
+        )
+
+    def _further_seeds(self) -> FurtherSeeds | None:
+        """None where every config has the same number of seeds."""
+        study = self.loaded.study
+        if study.trial.most_seeds == study.trial.first_seeds:
+            return None
+
+        def standings(outcomes: Sequence[Final | Speed]) -> Sequence[Standing]:
+            from sweeper.standings import standings
+
+            measured = self.points_of({event.job.config.config_id for event in outcomes})
+            return standings(outcomes, measured, study.objectives)
+
+        return FurtherSeeds(most=study.trial.most_seeds, standings=standings)
+
+    def points_of(self, asked: Set[str]) -> list[PlannedPoint]:
+        """The points of these configs, by id: one each, or one per micro-batch where that is an axis."""
+        return [
+            PlannedPoint(
+                config=planned.config,
+                execution=execution,
+                off_target=planned.off_target,
+                ladder=planned.executions if planned.choose == "fastest" else (),
+                memory_bytes=self.loaded.study.budget.memory,
+            )
+            for planned in self.candidates
+            if planned.config.config_id in asked
+            for execution in (planned.executions[:1] if planned.choose == "fastest" else planned.executions)
+        ]
+
+    def labeller(self) -> Callable[[Job], str]:
+        """Short names of jobs: what differs among the study's configs and micro-batches, nothing else.
+
+        A trial whose micro-batch is the fastest of a ladder is named without it, as its point is.
+        """
+        configs = [planned.config for planned in self.candidates]
+        points = [(planned, execution) for planned in self.candidates for execution in planned.executions]
+        rows = [{**planned.config.to_dict(), "batch_size": execution.batch_size} for planned, execution in points]
+        known: dict[tuple[str, int], str] = {}
+        for (planned, execution), name in zip(points, labels(rows), strict=True):
+            known[planned.config.config_id, execution.batch_size] = name
+            for precision in AUTO if planned.config.recipe.precision == "auto" else ():
+                probed = planned.config.at_precision(precision).config_id
+                known.setdefault((probed, execution.batch_size), f"{name} {precision}")
+        of_trials = {
+            planned.config.config_id: name
+            for planned, name in zip(self.candidates, labels([c.to_dict() for c in configs]), strict=True)
+            if planned.choose == "fastest"
+        }
+
+        def label(job: Job) -> str:
+            config_id = job.config.config_id
+            own = of_trials.get(config_id) if job.kind == "train" else None
+            return own or known.get((config_id, job.execution.batch_size), config_id)
+
+        return label
