@@ -90,7 +90,8 @@ class Frontier:
     """What a study found under one profile.
 
     `jobs` counts planned jobs by state; `to_do` says how many of them another run would do. `useful` is of the
-    whole ledger, with the trials left out.
+    whole ledger, with the trials left out. `put_last` are the configs that `search.prune` left untrained so far, the
+    fields of `sweeper.search.pruning.PutLast` with labels.
     """
 
     study: str
@@ -99,6 +100,7 @@ class Frontier:
     planned: int
     jobs: Mapping[str, int]
     to_do: int
+    put_last: tuple[Mapping[str, Any], ...]
     frontiers: tuple[DeviceFrontier, ...]
     doubts: tuple[str, ...]
     useful: Useful
@@ -113,6 +115,7 @@ def frontier(
     objectives: Mapping[str, str],
     seeds: Seeds = None,
     to_propose: int = 0,
+    put_last: Sequence[Mapping[str, Any]] = (),
 ) -> Frontier:
     """The frontier of each kind of device that measured at least one of the `planned` points.
 
@@ -135,6 +138,7 @@ def frontier(
         planned=len(planned),
         jobs=dict(Counter(state.state for state in states)),
         to_do=sum(state.to_do for state in states) + to_propose,
+        put_last=tuple(put_last),
         frontiers=tuple(frontiers),
         doubts=study_doubts(states, [point.config for point in planned], to_propose=to_propose),
         useful=replace(useful_fraction(records), trials=()),

@@ -26,6 +26,7 @@ class PlannedPoint:
 
     Where the micro-batch is the fastest of a `ladder` (ascending), `execution` is a rung of it: the one that was
     found, together with what else was `resolved`, by `sweeper.resolutions`. `memory_bytes` is what a job may reserve.
+    `probed`: its speed is measured before any training.
     """
 
     config: Config
@@ -34,6 +35,7 @@ class PlannedPoint:
     ladder: tuple[Execution, ...] = ()
     memory_bytes: int | None = None
     resolved: Resolved = UNRESOLVED
+    probed: bool = False
 
     @property
     def probe_id(self) -> str:
@@ -78,7 +80,11 @@ def micro_batches(planned: Sequence[PlannedPoint]) -> dict[str, MicroBatches]:
     each: dict[str, list[Execution]] = {}
     for point in planned:
         each.setdefault(point.config.config_id, []).append(point.execution)
-    found = {config_id: MicroBatches(executions=tuple(executions)) for config_id, executions in each.items()}
+    probed = {point.config.config_id for point in planned if point.probed}
+    found = {
+        config_id: MicroBatches(executions=tuple(executions), probed=config_id in probed)
+        for config_id, executions in each.items()
+    }
     rungs = {point.config.config_id: point.ladder for point in planned if point.ladder}
     return found | {config_id: MicroBatches(executions=ladder, choose="fastest") for config_id, ladder in rungs.items()}
 

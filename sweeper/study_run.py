@@ -235,6 +235,7 @@ class StudyRun:
             objectives=study.objectives,
             seeds=self.seeds(driver, records),
             to_propose=driver.to_propose,
+            put_last=self.search.described(driver.put_last.values()),
         )
 
     def write_report(self, records: Sequence[Record], comparison: Comparison | None = None) -> Frontier:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 from sweeper.labels import labels
 from sweeper.observations import PlannedPoint
 from sweeper.planning.notes import MOST_CANDIDATES
 from sweeper.planning.plan import PlannedConfig
+from sweeper.planning.totals import SPARE
 from sweeper.records import DeviceType, Final, Job, Speed
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
 from sweeper.search.early_stop import SuccessiveHalving
 from sweeper.search.further_seeds import FurtherSeeds, Standing
+from sweeper.search.pruning import Pruning, PutLast
 from sweeper.search.resolving import AUTO, JobSettings, MicroBatches
 from sweeper.study.schema import LoadedStudy
 
@@ -41,15 +44,17 @@ class StudySearch:
 
     def driver(self, *, device: DeviceType = "cpu") -> Driver:
         """A Driver that has been told nothing yet."""
-        study = self.loaded.study
+        study, trials = self.loaded.study, self.loaded.study.search.trials
         micro_batches = {
-            planned.config.config_id: MicroBatches(executions=planned.executions, choose=planned.choose)
+            planned.config.config_id: MicroBatches(
+                executions=planned.executions, choose=planned.choose, probed=study.search.prune
+            )
             for planned in self.candidates
         }
         strategy = make_strategy(
             study.search.method,
             [planned.config for planned in self.candidates],
-            trials=study.search.trials,
+            trials=None if trials is None else trials * (SPARE if study.search.prune else 1),
             seed=study.search.seed,
             axes=study.differing,
             objectives=study.objectives,
@@ -68,6 +73,8 @@ class StudySearch:
             max_device_seconds=None if hours is None else hours * 3600,
             early_stop=None if stop is None else SuccessiveHalving(grace=stop.grace),
             further_seeds=self._further_seeds(),
+            pruning=Pruning(axes=study.differing) if study.search.prune else None,
+            most_configs=trials if study.search.prune else None,
         )
 
     def _further_seeds(self) -> FurtherSeeds | None:
@@ -93,10 +100,23 @@ class StudySearch:
                 off_target=planned.off_target,
                 ladder=planned.executions if planned.choose == "fastest" else (),
                 memory_bytes=self.loaded.study.budget.memory,
+                probed=self.loaded.study.search.prune,
             )
             for planned in self.candidates
             if planned.config.config_id in asked
             for execution in (planned.executions[:1] if planned.choose == "fastest" else planned.executions)
+        ]
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """By config id, what differs among the candidates."""
+        configs = [planned.config for planned in self.candidates]
+        return dict(zip((c.config_id for c in configs), labels([c.to_dict() for c in configs]), strict=True))
+
+    def described(self, put_last: Iterable[PutLast]) -> list[dict[str, Any]]:
+        """What was put last, and than which config, by their names."""
+        return [
+            {**asdict(one), "label": self.names[one.config_id], "than_label": self.names[one.than]} for one in put_last
         ]
 
     def labeller(self) -> Callable[[Job], str]:
@@ -104,7 +124,6 @@ class StudySearch:
 
         A trial whose micro-batch is the fastest of a ladder is named without it, as its point is.
         """
-        configs = [planned.config for planned in self.candidates]
         points = [(planned, execution) for planned in self.candidates for execution in planned.executions]
         rows = [{**planned.config.to_dict(), "batch_size": execution.batch_size} for planned, execution in points]
         known: dict[tuple[str, int], str] = {}
@@ -113,15 +132,13 @@ class StudySearch:
             for precision in AUTO if planned.config.recipe.precision == "auto" else ():
                 probed = planned.config.at_precision(precision).config_id
                 known.setdefault((probed, execution.batch_size), f"{name} {precision}")
-        of_trials = {
-            planned.config.config_id: name
-            for planned, name in zip(self.candidates, labels([c.to_dict() for c in configs]), strict=True)
-            if planned.choose == "fastest"
-        }
+        of_trials = self.names
+        laddered = {planned.config.config_id for planned in self.candidates if planned.choose == "fastest"}
 
         def label(job: Job) -> str:
             config_id = job.config.config_id
-            own = of_trials.get(config_id) if job.kind == "train" else None
-            return own or known.get((config_id, job.execution.batch_size), config_id)
+            if job.kind == "train" and config_id in laddered:
+                return of_trials[config_id]
+            return known.get((config_id, job.execution.batch_size), config_id)
 
         return label

@@ -28,6 +28,7 @@ def notes(study: Study, groups: Sequence[Group]) -> tuple[str, ...]:
         _candidates(study, groups),
         _hours(study),
         _seeds(study),
+        _prune(study),
     )
     return tuple(sentence for sentence in made if sentence)
 
@@ -92,4 +93,14 @@ def _seeds(study: Study) -> str:
     return (
         f"Once every config has {least} seed{'s' if least > 1 else ''}, those that are neither surely on the frontier "
         f"nor surely off it get more, up to {most}: trials, tokens and time above leave these out."
+    )
+
+
+def _prune(study: Study) -> str:
+    if not study.search.prune:
+        return ""
+    where = "trials or hours" if study.search.trials else "hours"
+    return (
+        "Every speed is measured first; what is slower than a finished config, and hardly likely to reach a lower loss "
+        f"than that one, is put last, and trained only where {where} are left (search.prune)."
     )

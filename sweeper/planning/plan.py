@@ -119,7 +119,7 @@ def make_plan(
         dropped_examples=examples,
         calibration=speed,
         data_path=None if loaded.data_path is None else str(loaded.data_path),
-        totals=totals(study, found, speed, held, probes=_probes(configs)),
+        totals=totals(study, found, speed, held, probes=_probes(configs, all_of_them=study.search.prune)),
         notes=notes(study, found.groups),
     )
 
@@ -232,18 +232,18 @@ class PlannedConfigs(Sequence[PlannedConfig]):
         return self._planner.planned(made[0].config, [size for point in made for size in point.batch_sizes])
 
 
-def _probes(configs: Sequence[PlannedConfig]) -> int:
-    """How many speed jobs there can be: one for each micro-batch and precision that has to be known.
+def _probes(configs: Sequence[PlannedConfig], *, all_of_them: bool) -> int:
+    """How many speed jobs there can be: one for each micro-batch and precision that has to be known, or can be.
 
     Of more than MAX_LISTED configs, as many as these would have if all were like the first.
     """
     if len(configs) > MAX_LISTED:
-        return _probes(configs[:1]) * len(configs)
+        return _probes(configs[:1], all_of_them=all_of_them) * len(configs)
     wanted: dict[str, int] = {}
     for planned in configs:
         config, recipe, executions = planned.config, planned.config.recipe, planned.executions
         is_auto = recipe.precision == "auto"
-        if len(executions) > 1 or is_auto or recipe.minutes is not None:
+        if all_of_them or len(executions) > 1 or is_auto or recipe.minutes is not None:
             for probed in (config.at_precision("bf16"), config.at_precision("fp8")) if is_auto else (config,):
                 shared = probe_id(probed, executions[0])
                 wanted[shared] = max(len(executions), wanted.get(shared, 0))

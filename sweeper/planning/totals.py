@@ -12,6 +12,9 @@ from sweeper.planning.feasible import Feasible, Group
 from sweeper.planning.train_tokens import TokensOf
 from sweeper.study.schema import Study
 
+SPARE = 2
+"""With search.prune, a search may propose so many times its trials: others in place of what is put last."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
@@ -55,7 +58,7 @@ def totals(study: Study, found: Feasible, speed: Calibration, held: TokensOf, *,
     return Totals(
         configs=tried,
         trials=tried * seeds,
-        probes=probes * tried // configs,
+        probes=probes * min(configs, tried * (SPARE if study.search.prune else 1)) // configs,
         seeds=seeds,
         most_seeds=study.trial.most_seeds,
         tokens=tokens * tried * seeds // configs,

@@ -20,6 +20,7 @@ from sweeper.report.text import (
     noise_sentences,
     plan_facts,
     plan_warnings,
+    put_last_sentences,
     resolved_text,
     standing_cell,
     useful_sentence,
@@ -105,6 +106,8 @@ class _Summary:
                 yield sentences(one.doubts, bullet="! ", style="yellow")
         if self.found.frontiers and self.found.useful.fraction is not None:
             yield Text(useful_sentence(self.found.useful))
+            if self.found.put_last:
+                yield sentences(put_last_sentences(self.found))
         if self.found.doubts:
             yield sentences(self.found.doubts, bullet="! ", style="yellow")
 

@@ -194,6 +194,22 @@ def resolved_text(resolved: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+MOST_PUT_LAST = 6
+"""Configs put last that are listed."""
+
+
+def put_last_sentences(found: Frontier) -> list[str]:
+    """Which configs weren't trained as they were put last, and why."""
+    said = [
+        f"{one['label']} was put last: slower than {one['than_label']} ({short(one['tokens_per_s'])} against "
+        f"{short(one['than_tokens_per_s'])} tokens/s), and predicted to have a lower loss with a chance of "
+        f"{one['chance']:.1%}."
+        for one in found.put_last[:MOST_PUT_LAST]
+    ]
+    more = len(found.put_last) - len(said)
+    return [*said, f"{more} more were put last for such reasons (frontier.json has them)."] if more else said
+
+
 def useful_sentence(useful: Useful) -> str:
     """What part of the device time was of use, "" where no device was held for a second."""
     if useful.fraction is None or useful.held_s < 1:

@@ -53,8 +53,11 @@ class Fixed:
         return self._configs[self._next - 1]
 
     def adopt(self, config: Config) -> bool:
-        """Nothing: an earlier run asked for the same, or for what isn't wanted any more."""
-        return False
+        """Take out of turn what is still to come; not what was proposed, or isn't wanted any more."""
+        if config not in self._configs[self._next :]:
+            return False
+        self._configs.remove(config)
+        return True
 
     def observe(self, final: Final) -> None:
         """Nothing is learnt."""

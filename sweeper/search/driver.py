@@ -11,6 +11,7 @@ from sweeper.search._base import Strategy
 from sweeper.search.early_stop import SuccessiveHalving
 from sweeper.search.further_seeds import FurtherSeeds
 from sweeper.search.outcomes import Outcomes
+from sweeper.search.pruning import Pruning, PutLast
 from sweeper.search.resolving import (
     DEFAULT_SETTINGS,
     Choice,
@@ -43,6 +44,8 @@ class Driver:
 
     Where `early_stop` says so, a training is told to stop; its config isn't trained with further seeds.
     Beyond `seeds`, `further_seeds` chooses configs for another one, in rounds: the next is decided when no job is left.
+    What `pruning` puts last is trained when nothing else is left, and where `most_configs` aren't trained by then: the
+    strategy is asked for another config in its place.
     Once all outcomes, earlier runs' too, have taken `max_device_seconds`, no further job is handed out; failed
     attempts leave no seconds and don't count.
     """
@@ -57,14 +60,18 @@ class Driver:
         max_device_seconds: float | None = None,
         early_stop: SuccessiveHalving | None = None,
         further_seeds: FurtherSeeds | None = None,
+        pruning: Pruning | None = None,
+        most_configs: int | None = None,
     ) -> None:
+        self._pruning, self._most_configs = pruning, most_configs
+        self._judged: Mapping[str, PutLast] = {}
+        self._begun, self._told_anew = set[str](), True
         self._early_stop, self._further_seeds, self._decided = early_stop, further_seeds, False
         self._strategy, self._settings, self._seeds = strategy, settings, seeds
         self._max_device_seconds = max_device_seconds
         self._outcomes = Outcomes(memory_bytes=settings.memory_bytes)
         self._micro_batches_of = micro_batches
         self._configs: dict[str, Config] = {}
-        self._micro_batches: dict[str, MicroBatches] = {}
         self._probed: dict[str, tuple[Ladder, ...]] = {}
         self._ladders: dict[tuple[str, ...], Ladder] = {}
         self._trials: dict[str, Job] = {}
@@ -76,15 +83,14 @@ class Driver:
         self._sharing: dict[str, list[str]] = {}
         self._open: list[dict[str, None]] = [{} for _ in range(seeds)]
         self._open_ladders: dict[tuple[str, ...], Ladder] = {}
-        while not strategy.learns and (config := strategy.propose()) is not None:
+        while not strategy.learns and (config := self._proposed()) is not None:
             self._take(config)
 
     def _take(self, config: Config) -> None:
         """Want a config's probes, and its trainings with every seed."""
         config_id = config.config_id
         self._configs[config_id] = config
-        self._micro_batches[config_id] = self._micro_batches_of(config)
-        self._probed[config_id] = ladders(config, self._micro_batches[config_id], self._settings)
+        self._probed[config_id] = ladders(config, self._micro_batches_of(config), self._settings)
         for ladder in self._probed[config_id]:
             if ladder.probe_ids not in self._ladders:
                 self._ladders[ladder.probe_ids] = self._open_ladders[ladder.probe_ids] = ladder
@@ -105,20 +111,54 @@ class Driver:
         self._open[job.seed][config_id] = None
 
     def adopt(self, job: Job) -> None:
-        """Take in that an earlier run asked for `job`, where the strategy learns and would propose its config."""
+        """Take in that an earlier run asked for `job`, where the strategy would still propose its config."""
         if self._strategy.adopt(job.config):
             self._take(job.config)
+        if job.kind == "train":
+            self._begun.add(job.config.config_id)
 
     @property
     def to_propose(self) -> int:
-        """How many trainings there will be of configs that a strategy which learns has yet to choose."""
-        return self._strategy.left * self._seeds
+        """How many trainings there will be of configs that the strategy has yet to choose."""
+        left = self._strategy.left
+        return self._seeds * (left if self._most_configs is None else min(left, max(0, self._room_left())))
+
+    def _room_left(self) -> int:
+        """How many more configs may be trained than those that are or will be; what is put last isn't."""
+        return (self._most_configs or len(self._configs)) - len(self._configs) + len(self.put_last)
+
+    def _proposed(self) -> Config | None:
+        is_full = self._most_configs is not None and self._room_left() <= 0
+        return None if is_full else self._strategy.propose()
+
+    @property
+    def put_last(self) -> Mapping[str, PutLast]:
+        """What `pruning` puts last and no training has begun of, by config id."""
+        if self._pruning is None:
+            return {}
+        if self._told_anew:
+            losses = {i: loss for i in self._configs if (loss := self._first_loss(i)) is not None}
+            speeds = {i: speed for i in self._configs if (speed := self._probed_speed(i)) is not None}
+            self._judged, self._told_anew = self._pruning.judge(list(self._configs.values()), losses, speeds), False
+        return {config_id: why for config_id, why in self._judged.items() if config_id not in self._begun}
+
+    @property
+    def _left_out(self) -> Mapping[str, PutLast]:
+        """What is put last and won't be trained, as `most_configs` are."""
+        return self.put_last if self._most_configs is not None and self._room_left() <= 0 else {}
+
+    def _first_loss(self, config_id: str) -> float | None:
+        outcome = self.outcome(self._trials_of[config_id][0])
+        return outcome.val_loss if isinstance(outcome, Final) and outcome.status == "ok" else None
+
+    def _probed_speed(self, config_id: str) -> float | None:
+        outcomes = [self._probe_outcome(probe) for ladder in self._probed[config_id] for probe in ladder.probes]
+        return max((speed for speed in outcomes if isinstance(speed, float)), default=None)
 
     def _training(self, config_id: str, seed: int) -> Job:
-        execution = self._micro_batches[config_id].executions[0]
-        return Job(
-            kind="train", config=self._configs[config_id], execution=execution, seed=seed, **asdict(self._settings)
-        )
+        config = self._configs[config_id]
+        execution = self._micro_batches_of(config).executions[0]
+        return Job(kind="train", config=config, execution=execution, seed=seed, **asdict(self._settings))
 
     @property
     def jobs(self) -> Mapping[str, Job]:
@@ -130,8 +170,7 @@ class Driver:
 
     def owner(self, job_id: str) -> Config:
         """The config of a job; of a probe that several share, the first."""
-        sharing = self._sharing.get(job_id)
-        return self._configs[sharing[0]] if sharing else self._jobs[job_id].config
+        return self._configs[self._sharing[job_id][0]] if job_id in self._sharing else self._jobs[job_id].config
 
     @property
     def device_seconds(self) -> float:
@@ -156,6 +195,8 @@ class Driver:
         if ready is None:
             return Wait() if self._running else Done()
         self._running.add(ready.job_id)
+        if ready.kind == "train":
+            self._begun.add(ready.config.config_id)
         return replace(ready, attempt=failures[ready.job_id] + 1)
 
     def _ready(self) -> Iterator[Job]:
@@ -163,24 +204,34 @@ class Driver:
         yield from self._probes_ready()
         yield from (probe for probe in self._extra.values() if self._state(probe.job_id) == "missing")
         for seed in range(self._seeds):
-            for config_id in tuple(self._open[seed]):
-                yield from self._trainable(config_id, seed)
-            while seed == 0 and (config := self._strategy.propose()) is not None:
+            yield from self._trainings(seed)
+            while seed == 0 and (config := self._proposed()) is not None:
                 self._take(config)
                 yield from self._probes_ready()
-                yield from self._trainable(config.config_id, seed)
+                yield from self._trainings(seed)
         while True:
             for seed in range(self._seeds, len(self._open)):
-                for config_id in tuple(self._open[seed]):
-                    yield from self._trainable(config_id, seed)
+                yield from self._trainings(seed)
             if not self._want_further_seeds():
-                return
+                break
+        if self._room_left() > 0:
+            for config_id in self.put_last:
+                yield from self._trainable(config_id, 0)
+
+    def _trainings(self, seed: int) -> Iterator[Job]:
+        """Those with a seed, but of what is put last."""
+        last = self.put_last
+        for config_id in tuple(self._open[seed]):
+            if config_id not in last:
+                yield from self._trainable(config_id, seed)
 
     def _want_further_seeds(self) -> bool:
         """Decide the next round, when all before is settled; whether there is one."""
-        if self._further_seeds is None or self._decided or self._running or self._strategy.left:
+        if self._further_seeds is None or self._decided or self._running or self.to_propose:
             return False
-        if any(self._state(job_id) == "missing" for job_id in self._wanted_jobs()):
+        last = self.put_last
+        missing = (job_id for job_id in self._wanted_jobs() if self._state(job_id) == "missing")
+        if any(self.owner(job_id).config_id not in last for job_id in missing):
             return False
         outcomes = [event for job_id in self._wanted_jobs() if (event := self.outcome(job_id)) is not None]
         chosen = self._further_seeds.choose(outcomes, self.seeds)
@@ -191,8 +242,9 @@ class Driver:
 
     @property
     def seeds(self) -> Mapping[str, int]:
-        """By config id, with how many seeds it is trained."""
-        return {config_id: len(trials) for config_id, trials in self._trials_of.items()}
+        """By config id, with how many seeds it is trained; what is put last and has no room left is left out."""
+        out = self._left_out
+        return {config_id: len(trials) for config_id, trials in self._trials_of.items() if config_id not in out}
 
     def _probes_ready(self) -> Iterator[Job]:
         """Of the open ladders; one that has nothing left to find out is closed."""
@@ -216,7 +268,9 @@ class Driver:
         if isinstance(event, Rung):
             return self._early_stop.tell(event) if self._early_stop is not None else Continue()
         job_id = event.job.job_id
-        own, self._decided = job_id in self._running, False
+        own, self._decided, self._told_anew = job_id in self._running, False, True
+        if event.job.kind == "train":
+            self._begun.add(event.job.config.config_id)
         self._running.discard(job_id)
         if isinstance(event, Failed):
             self._outcomes.failures[job_id] += 1
@@ -273,6 +327,8 @@ class Driver:
 
     def _is_wanted(self, config_id: str, seed: int) -> bool:
         """Whether a config is trained with a seed: not with a further one once the first was stopped early."""
+        if config_id in self._left_out:
+            return False
         first = self.outcome(self._trials_of[config_id][0]) if seed else None
         return first is None or first.status != "stopped_early"
 
@@ -330,7 +386,7 @@ class Driver:
             config = self._configs[config_id]
             self._choices[config_id] = resolve(
                 config,
-                self._micro_batches[config_id],
+                self._micro_batches_of(config),
                 self._probed[config_id],
                 self._probe_outcome,
                 kept=self._kept(config),

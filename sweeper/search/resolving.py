@@ -40,10 +40,14 @@ DEFAULT_SETTINGS = JobSettings()
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatches:
-    """The executions of a config: `each` a point of its own, or rungs of a ladder, ascending, for the `fastest`."""
+    """The executions of a config: `each` a point of its own, or rungs of a ladder, ascending, for the `fastest`.
+
+    `probed`: speed is measured before any training, even where nothing is to be resolved by it.
+    """
 
     executions: tuple[Execution, ...]
     choose: Literal["each", "fastest"] = "each"
+    probed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +103,10 @@ class Untrainable:
 def ladders(
     config: Config, micro_batches: MicroBatches, settings: JobSettings = DEFAULT_SETTINGS
 ) -> tuple[Ladder, ...]:
-    """The probes that `config` has to wait for, a ladder per precision; none where nothing is to be resolved."""
+    """The probes that `config` has to wait for, a ladder per precision; none where nothing is to be known."""
     recipe, executions = config.recipe, micro_batches.executions
-    if len(executions) == 1 and recipe.precision != "auto" and recipe.minutes is None:
+    settled = len(executions) == 1 and recipe.precision != "auto" and recipe.minutes is None
+    if settled and not micro_batches.probed:
         return ()
     precisions = AUTO if recipe.precision == "auto" else (recipe.precision,)
     return tuple(

@@ -228,6 +228,10 @@ class Search(_Frozen):
     )
     seed: Annotated[int, Whole(low=0, high=2**32 - 1)] = 0
     early_stop: EarlyStop | None = Field(default=None, description="Stop trials that are behind at equal tokens.")
+    prune: bool = Field(
+        default=False,
+        description="Probe all speeds first, and put last what is slower and hardly likely to reach a lower loss.",
+    )
     storage: Annotated[str, Field(min_length=1)] | None = Field(
         default=None,
         description="Of Optuna's, for optuna-dashboard: a database URL such as sqlite:///study.db, or a journal file.",

@@ -16,7 +16,6 @@ _KEYS: Mapping[Path, str] = {
     ("trial", "strict_alignment"): "list multiples of 16 only",
     ("trial", "follow_up"): "write a second study",
     ("trial", "nuisance"): "make it an axis",
-    ("search", "prune"): "every trial trains to its end",
     ("search", "follow_up"): "write a second study",
     ("model", "strict_alignment"): "list multiples of 16 only",
 }
