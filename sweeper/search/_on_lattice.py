@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeper.search._gp_sampler import CandidatesGPSampler
 from sweeper.search.features import Side
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -83,6 +84,8 @@ class _OnLattice(BaseSampler):
     def __init__(self, box: Sequence[Side], *, keeps_generations: bool) -> None:
         self._box, self._keeps_generations = box, keeps_generations
         self._points = np.concatenate([side.columns for side in box], axis=1) if box else np.zeros((0, 0))
+        places = [side.columns.argmax(axis=1)[:, None] if side.words else side.columns for side in box]
+        self._normalised = np.concatenate(places, axis=1).astype(np.float64) if box else self._points
         self.space: dict[str, BaseDistribution] = {
             side.axis: CategoricalDistribution(range(len(side.words))) if side.words else FloatDistribution(0.0, 1.0)
             for side in box
@@ -101,6 +104,8 @@ class _OnLattice(BaseSampler):
         """The coordinates of the config that is taken."""
         self.chosen = self.forced
         if self.forced is None or self._keeps_generations:
+            if isinstance(self.inner, CandidatesGPSampler):
+                self.inner.candidates = self._normalised[self.free]
             wanted = self.inner.sample_relative(study, trial, search_space)
             if self.forced is None and wanted:
                 for name in sorted(self.space.keys() - wanted.keys()):  # a mutation of NSGA-II's
