@@ -6,7 +6,8 @@
     evaluate    the held-out loss
     timing      steps taken for the speed alone, and a training that was lost to a NaN under FP8
 
-Useful are train and evaluate. From the job's start to its outcome the five add up to the time that passed.
+Useful are train and evaluate. From the job's start to its outcome the five add up to the time that passed. Measuring
+the reference config before a job (`runners.reference`) is on none of them: its seconds stand apart, as `reference`.
 """
 
 from __future__ import annotations

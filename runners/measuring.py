@@ -42,6 +42,11 @@ def device_kind(device: torch.device) -> str:
     return name if device.type == "cuda" else f"{name}, {torch.get_num_threads()} threads"
 
 
+def device_id(device: torch.device) -> str:
+    """Which one of its kind: a GPU's UUID; for a processor the name of its machine."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else platform.node()
+
+
 def device_name(device: torch.device) -> str:
     """The name of the GPU or of the processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
@@ -67,6 +72,7 @@ def environment(device: torch.device) -> dict[str, Any]:
             continue
     return {
         "device": device_kind(device),
+        "device_id": device_id(device),
         "driver": _driver() if device.type == "cuda" else None,
         "versions": versions,
         "platform": platform.platform(),

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from model.compile import forget_compiled
-from runners import between_jobs, measuring
+from runners import between_jobs, measuring, reference
 from runners.clock import Clock
 from runners.data.dataset import Batch, Dataset, epochs, held_out_batches, held_out_bytes_per_token, train_batches
 from runners.device_state import DeviceInUse
@@ -36,7 +36,9 @@ def run_job(job: Job, *, checkpoints: Checkpoints | None = None) -> Iterator[Eve
 
     A study's trials are short and leave no `checkpoints`. After a loss under FP8 that isn't finite, the rungs begin
     anew: the job is trained again in bf16. Raises DeviceInUse where others use the device and the job doesn't allow it.
+    Where the reference config is due, it is measured first.
     """
+    before = reference.look(job, run_job)
     run = _Run(job, checkpoints)
     ending = None
     try:
@@ -48,7 +50,7 @@ def run_job(job: Job, *, checkpoints: Checkpoints | None = None) -> Iterator[Eve
         ending = _Ending(status="out_of_memory")
     finally:
         run.release(ended=ending is not None)
-    yield run.outcome(ending)
+    yield before.told_by(run.outcome(ending))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +259,7 @@ class _Run:
         self.clock.enter("set_up")
         self.surroundings.check_memory()
 
-    def outcome(self, ending: _Ending) -> Event:
+    def outcome(self, ending: _Ending) -> Final | Speed:
         """The job's last event."""
         common: dict[str, Any] = {
             "job": self.job,

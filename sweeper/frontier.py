@@ -13,6 +13,7 @@ import numpy as np
 
 from sweeper.dominance import hypervolume, judge
 from sweeper.doubts import device_doubts, held_equal, study_doubts
+from sweeper.drift import Drift, ReferenceLog, drift_doubts, reference_log
 from sweeper.errors import UsageError
 from sweeper.joint import frontier_probabilities
 from sweeper.labels import labels
@@ -68,7 +69,9 @@ class DeviceFrontier:
 
     `hypervolume` (nats × tokens/s) lies between the frontier and `reference`, the worst value of each
     objective among the points. `gap` is the worst less the best mean loss; it is picked after looking, so
-    its interval is narrower than it should be. `incomplete` names planned points without a result.
+    its interval is narrower than it should be. `incomplete` names planned points without a result. `drift` is what
+    the reference config says, None where it wasn't measured; what points estimate of their speed is corrected for it,
+    their samples are as measured.
     """
 
     device: str
@@ -82,6 +85,7 @@ class DeviceFrontier:
     incomplete: tuple[str, ...]
     left_out: Mapping[str, int]
     held_equal: str
+    drift: Drift | None
     doubts: tuple[str, ...]
 
 
@@ -149,9 +153,9 @@ def device_frontiers(
     records: Iterable[Record], planned: Sequence[PlannedPoint], objectives: Mapping[str, str], seeds: Seeds = None
 ) -> list[DeviceFrontier]:
     """The frontier of each kind of device, as `frontier` has it."""
-    planned_labels = _labelled(planned)
+    records, planned_labels = list(records), _labelled(planned)
     pooled = [m for m in measured(records, planned, seeds) if m.finals]
-    return [_device_frontier(m, planned_labels, objectives) for m in pooled]
+    return [_device_frontier(m, planned_labels, objectives, reference_log(records, m.device)) for m in pooled]
 
 
 def _labelled(planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, str]:
@@ -160,12 +164,12 @@ def _labelled(planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, str]:
 
 
 def _device_frontier(
-    m: Measured, planned_labels: Mapping[PlannedPoint, str], objectives: Mapping[str, str]
+    m: Measured, planned_labels: Mapping[PlannedPoint, str], objectives: Mapping[str, str], log: ReferenceLog
 ) -> DeviceFrontier:
     configs = [point.config for point in planned_labels]
     here = {point: planned_labels[p] for p, point in resolved_points(m, list(planned_labels)).items()}
     m = without_winning_probes(m, list(here))
-    fits = _fits(m, [point.probe_id for point in here])
+    fits = _fits(m, [point.probe_id for point in here], log)
     several = Counter(point.config.config_id for point in here)
     points = [
         _point(p, label, m, fits, shared=several[p.config.config_id] > 1)
@@ -191,7 +195,11 @@ def _device_frontier(
         incomplete=tuple(label for p, label in here.items() if (p.config.config_id, p.probe_id) not in have),
         left_out=dict(m.left_out),
         held_equal=held_equal(configs, _tokens(list(here))),
-        doubts=device_doubts(m, configs=configs, fits=fits, names={p.config.config_id: here[p] for p in here}),
+        drift=log.drift,
+        doubts=(
+            *device_doubts(m, configs=configs, fits=fits, names={p.config.config_id: here[p] for p in here}),
+            *drift_doubts(log.drift),
+        ),
     )
 
 
@@ -201,7 +209,7 @@ def _tokens(points: Sequence[PlannedPoint]) -> dict[Config, int]:
     return {config: n * config.recipe.tokens_per_step for config, n in steps.items() if n is not None}
 
 
-def _fits(m: Measured, probe_ids: Sequence[str]) -> dict[str, AdditiveFit]:
+def _fits(m: Measured, probe_ids: Sequence[str], log: ReferenceLog) -> dict[str, AdditiveFit]:
     losses = [
         Observation(treatment=r["config_id"], block=f"seed {r['seed']}", value=float(r["val_loss"])) for r in m.finals
     ]
@@ -210,7 +218,7 @@ def _fits(m: Measured, probe_ids: Sequence[str]) -> dict[str, AdditiveFit]:
         Observation(
             treatment=r["probe_id"],
             block=f"seed {r['seed']}" if r["type"] == "final" else "probe",
-            value=math.log(speed),
+            value=math.log(speed) - log.correction(r),
         )
         for r in (*m.finals, *m.speeds)
         if r["probe_id"] in probe_ids and (speed := tokens_per_s(r)) is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from sweeper.records import (
@@ -29,8 +29,9 @@ def started_record(*, devices: int, command: str) -> dict[str, Any]:
 
 
 def asked_record(job: Job) -> dict[str, Any]:
-    """The line of a job that is about to be handed out."""
-    own = {"device": None, "attempt": job.attempt, "job": job.to_dict()}
+    """The line of a job that is about to be handed out, without the reference, which all of a study's jobs share."""
+    bare = replace(job, reference=None, reference_every_s=0.0)
+    own = {"device": None, "attempt": job.attempt, "job": bare.to_dict()}
     return {"schema": SCHEMA, "type": "asked", **job.ids(), **own}
 
 

@@ -186,7 +186,8 @@ class Job:
 
     No part of any id: `data_path`, where the recipe's data lies on this machine, None for an embedded corpus;
     `device`, the type of device that the job must run on; `memory_bytes`, what it may reserve there; `shared_ok`,
-    whether it may be timed on a device that others use; `resolved`. `seed` is 0 for a speed job.
+    whether it may be timed on a device that others use; `resolved`; `reference`, the speed job by which its device's
+    drift is measured every `reference_every_s` seconds, None for no such job. `seed` is 0 for a speed job.
     """
 
     kind: JobKind
@@ -199,6 +200,8 @@ class Job:
     memory_bytes: int | None = None
     shared_ok: bool = False
     resolved: Resolved = UNRESOLVED
+    reference: Job | None = None
+    reference_every_s: float = 0.0
 
     @property
     def steps(self) -> int | None:
@@ -253,16 +256,20 @@ class Job:
             "memory_bytes": self.memory_bytes,
             "shared_ok": self.shared_ok,
             "resolved": asdict(self.resolved),
+            "reference": self.reference.to_dict() if self.reference else None,
+            "reference_every_s": self.reference_every_s,
         }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Job:
         """The inverse of `to_dict`."""
         fields = dict(plain)
+        reference = fields.pop("reference", None)
         return cls(
             config=Config.from_dict(fields.pop("config")),
             execution=Execution(**fields.pop("execution")),
             resolved=Resolved(**fields.pop("resolved", {})),
+            reference=cls.from_dict(reference) if reference else None,
             **fields,
         )
 
@@ -318,7 +325,8 @@ class Final:
 
     `val_loss` in nats per token, `val_bpb` in bits per byte (None where bytes are unknown), `curve` pairs of (tokens,
     training loss), at most 256; `seconds` has set_up, compile, train, evaluate, timing (steps taken for the speed
-    alone); `environment` has device, driver, versions, data and its fingerprint, and what was seen on the way.
+    alone) and, where the reference config was measured before the trial, reference; `environment` has device, driver,
+    versions, data and its fingerprint, and what was seen on the way.
     """
 
     job: Job

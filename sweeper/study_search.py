@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from sweeper.search.driver import Driver
 from sweeper.search.early_stop import SuccessiveHalving
 from sweeper.search.further_seeds import FurtherSeeds, Standing
 from sweeper.search.pruning import Pruning, PutLast
+from sweeper.search.reference import reference_job
 from sweeper.search.resolving import AUTO, JobSettings, MicroBatches
 from sweeper.study.schema import LoadedStudy
 
@@ -60,16 +61,20 @@ class StudySearch:
             objectives=study.objectives,
         )
         path, hours, stop = self.loaded.data_path, study.search.max_gpu_hours, study.search.early_stop
+        settings = JobSettings(
+            data_path=str(path) if path else None,
+            device=device,
+            memory_bytes=study.budget.memory,
+            shared_ok=study.resources.allow_shared,
+        )
+        if (every_s := study.resources.reference_every) is not None:
+            reference = reference_job(self.candidates, settings)
+            settings = replace(settings, reference=reference, reference_every_s=every_s)
         return Driver(
             strategy,
             seeds=study.trial.first_seeds,
             micro_batches=lambda config: micro_batches[config.config_id],
-            settings=JobSettings(
-                data_path=str(path) if path else None,
-                device=device,
-                memory_bytes=study.budget.memory,
-                shared_ok=study.resources.allow_shared,
-            ),
+            settings=settings,
             max_device_seconds=None if hours is None else hours * 3600,
             early_stop=None if stop is None else SuccessiveHalving(grace=stop.grace),
             further_seeds=self._further_seeds(),

@@ -3,9 +3,9 @@
     useful = Σ over trials' outcomes of seconds.train + seconds.evaluate
     held   = Σ over runs of (time of the last outcome − time of the start) × devices
 
-Probes, steps taken for timing alone, set-up, compilation, failed attempts and waiting are held and not useful. A run
-that was interrupted holds its devices until its last outcome: what ran after it left no trace, and what a training that
-goes on from a checkpoint did before counts for neither.
+Probes, the reference config, steps taken for timing alone, set-up, compilation, failed attempts and waiting are held
+and not useful. A run that was interrupted holds its devices until its last outcome: what ran after it left no trace,
+and what a training that goes on from a checkpoint did before counts for neither.
 """
 
 from __future__ import annotations
@@ -63,9 +63,14 @@ class _Run:
         return (end - self.started).total_seconds() * (self.devices or max(1, self.most_asked))
 
 
+def own_seconds(seconds: Mapping[str, float]) -> float:
+    """All of a trial's `seconds` but those of the reference config, which was measured before it on its device."""
+    return sum(taken for part, taken in seconds.items() if part != "reference")
+
+
 def of_own_seconds(seconds: Mapping[str, float]) -> float | None:
     """Useful ÷ all of a trial's own `seconds`, from its start in a worker to its outcome; None without any."""
-    total = sum(seconds.values())
+    total = own_seconds(seconds)
     return sum(seconds.get(part, 0.0) for part in ("train", "evaluate")) / total if total > 0 else None
 
 

@@ -10,12 +10,12 @@ def environment_rows(finals: Sequence[Mapping[str, Any]]) -> list[tuple[str, lis
     """Each thing recorded of the environment with the values it took, most of them one.
 
     Fractional numbers are rounded, and several of them shown as a range. Of the precision's report, which
-    counts matmuls per config, the names and the counts' ranges are shown.
+    counts matmuls per config, the names and the counts' ranges are shown; of the reference, nothing: that is drift.
     """
     values: dict[str, dict[Any, None]] = {}
     reports = []
     for record in finals:
-        environment = dict(record["environment"])
+        environment = {name: value for name, value in record["environment"].items() if name != "reference"}
         reports.append(environment.pop("precision", None) or {})
         for name, value in _flat(environment).items():
             values.setdefault(name, {})[value] = None

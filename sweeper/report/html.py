@@ -26,7 +26,7 @@ from sweeper.report.text import (
     useful_sentence,
 )
 from sweeper.run_folder import RunFolder, write_atomically
-from sweeper.useful import of_own_seconds
+from sweeper.useful import of_own_seconds, own_seconds
 
 if TYPE_CHECKING:
     import jinja2
@@ -207,7 +207,7 @@ def _trials(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> li
             "mfu": (r.get("speed") or {}).get("mfu"),
             "tokens": r.get("tokens"),
             "useful": of_own_seconds(r.get("seconds") or {}),
-            "seconds": sum((r.get("seconds") or {}).values()) or None,
+            "seconds": own_seconds(r.get("seconds") or {}) or None,
             "peak_memory_bytes": r.get("peak_memory_bytes"),
             "trial_id": r["trial_id"],
         }

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sweeper.drift import LEAST, SIGNIFICANT
 from sweeper.labels import duration, labels, listed, short
 from sweeper.points import MARGINS
 
 if TYPE_CHECKING:
+    from sweeper.drift import Drift
     from sweeper.frontier import DeviceFrontier, Frontier
     from sweeper.points import Point, Standing
     from sweeper.useful import Useful
@@ -167,8 +169,27 @@ def noise_sentences(one: DeviceFrontier) -> list[str]:
             f"Speeds less than {speed.smallest_resolved:.1%} apart are within noise; "
             f"being faster by less than {_MARGIN} at best counts as no advantage."
         )
+    if one.drift is not None:
+        sentences.append(drift_sentence(one.drift))
     sentences.append(one.held_equal)
     return sentences
+
+
+def drift_sentence(drift: Drift) -> str:
+    """How far the reference config's speed moved, and what became of that."""
+    if drift.p is None:
+        return "Drift: the reference config was measured once, so that nothing is known of any; nothing is corrected."
+    devices = "1 device" if drift.devices == 1 else f"{drift.devices} devices"
+    ran = (
+        f"Drift: the reference config was measured {drift.measurements} times on {devices} and ran between "
+        f"{abs(drift.low):.1%} slower and {drift.high:.1%} faster than its mean"
+    )
+    if drift.corrected:
+        return f"{ran}; speeds are corrected for it."
+    if not drift.moved:
+        within = "what its windows explain" if drift.p >= SIGNIFICANT else f"{LEAST:.1%}, which is too little to matter"
+        return f"{ran}, within {within}; nothing is corrected."
+    return f"{ran}, but without a course that its measurements share; nothing is corrected."
 
 
 def _tied_with_frontier(one: DeviceFrontier) -> list[str]:

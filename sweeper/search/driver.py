@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Literal
 
 from sweeper.records import Config, Continue, Done, Event, Failed, Final, Job, Resolved, Rung, Speed, Stop, Wait
@@ -158,7 +158,7 @@ class Driver:
     def _training(self, config_id: str, seed: int) -> Job:
         config = self._configs[config_id]
         execution = self._micro_batches_of(config).executions[0]
-        return Job(kind="train", config=config, execution=execution, seed=seed, **asdict(self._settings))
+        return Job(kind="train", config=config, execution=execution, seed=seed, **vars(self._settings))
 
     @property
     def jobs(self) -> Mapping[str, Job]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -33,6 +33,8 @@ class JobSettings:
     device: DeviceType = "cpu"
     memory_bytes: int | None = None
     shared_ok: bool = False
+    reference: Job | None = None
+    reference_every_s: float = 0.0
 
 
 DEFAULT_SETTINGS = JobSettings()
@@ -113,7 +115,7 @@ def ladders(
         Ladder(
             precision=precision,
             probes=tuple(
-                Job(kind="speed", config=config.at_precision(precision), execution=execution, **asdict(settings))
+                Job(kind="speed", config=config.at_precision(precision), execution=execution, **vars(settings))
                 for execution in executions
             ),
             in_turn=micro_batches.choose == "fastest",

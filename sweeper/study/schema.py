@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from sweeper.study.sizes import Real, Whole
+from sweeper.study.sizes import Duration, Real, Whole
 
 EMBEDDED_DATA = ("python-stdlib", "python-packages")
 """Corpora that are there on any machine."""
@@ -241,12 +241,18 @@ class Search(_Frozen):
 class Resources(_Frozen):
     """Of one job. `gpus` left out: 1 where the machine has a GPU, else 0; `cpus` left out: its share of all cores.
 
-    `allow_shared`: speed is measured even where other processes use the device.
+    `allow_shared`: speed is measured even where other processes use the device. `reference_every`, in seconds: how
+    often each device measures the reference config, None for never.
     """
 
     gpus: Annotated[int, Whole(low=0, high=1)] | None = None
     cpus: Annotated[int, Whole(high=10_000)] | None = None
     allow_shared: bool = False
+    reference_every: Annotated[float | None, Duration()] = Field(
+        default="30min",
+        validate_default=True,
+        description="How often each device measures one config again, for its drift: a time like 30min, or off.",
+    )
 
 
 DEFAULT_OBJECTIVES: Mapping[str, Literal["min", "max"]] = {"val_loss": "min", "tokens_per_s": "max"}

@@ -1,4 +1,4 @@
-"""Numbers as people write them: `180M`, `4k`, `1.5B`, `16GiB`, `2%`, `1e-4`; and the bounds of a field."""
+"""Numbers as people write them: `180M`, `4k`, `1.5B`, `16GiB`, `2%`, `1e-4`, `30min`; and the bounds of a field."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-Kind = Literal["count", "bytes", "fraction"]
+Kind = Literal["count", "bytes", "fraction", "duration"]
 
 _UNITS: dict[str, tuple[Kind, Decimal]] = {
     "k": ("count", Decimal(10**3)),
@@ -24,6 +24,9 @@ _UNITS: dict[str, tuple[Kind, Decimal]] = {
     "GiB": ("bytes", Decimal(2**30)),
     "TiB": ("bytes", Decimal(2**40)),
     "%": ("fraction", Decimal("0.01")),
+    "s": ("duration", Decimal(1)),
+    "min": ("duration", Decimal(60)),
+    "h": ("duration", Decimal(3600)),
 }
 _NUMBER = r"[-+]?(?:[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?"
 _QUANTITY = re.compile(rf"({_NUMBER})\s*([A-Za-z%]*)")
@@ -31,11 +34,12 @@ _EXAMPLES: dict[Kind, str] = {
     "count": "4096, 4k or 180M",
     "bytes": "16GiB",
     "fraction": "0.02, 2% or 1e-4",
+    "duration": "90s, 30min or 2h",
 }
 
 
 def quantity(text: str, *, kind: Kind) -> Decimal:
-    """The exact value of a number with a unit of `kind` (`bytes` in bytes, `2%` as 0.02).
+    """The exact value of a number with a unit of `kind` (`bytes` in bytes, `2%` as 0.02, `30min` in seconds).
 
     Raises ValueError, saying what would be right, for anything else, a bare number in quotes included.
     """
@@ -44,7 +48,8 @@ def quantity(text: str, *, kind: Kind) -> Decimal:
         raise ValueError(f"{shown(text)} is no number; write one like {_EXAMPLES[kind]}")
     number, unit = match.groups()
     if not unit:
-        raise ValueError(f"{shown(text)} is text; write {number} without quotes")
+        right = f"write {number} without quotes" if kind != "duration" else f"give a unit, like {_EXAMPLES[kind]}"
+        raise ValueError(f"{shown(text)} is text; {right}")
     if unit not in _UNITS:
         near = [known for known in _UNITS if known.lower() == unit.lower() and _UNITS[known][0] == kind]
         hint = f"write {number}{near[0]}" if near else f"write a number like {_EXAMPLES[kind]}"
@@ -144,3 +149,25 @@ class Real:
         units = "[kMGBT]" if self.kind == "count" else "%"
         # Editors that follow YAML 1.1 hand on 1e-4 as text, hence the optional unit.
         return {"anyOf": [number, {"type": "string", "pattern": rf"^{_NUMBER}\s*{units}?$"}]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duration:
+    """Field metadata for pydantic: a time above zero like `30min`, in seconds; `off` is None."""
+
+    def parse(self, value: Any) -> float | None:
+        """`value` in seconds. Raises ValueError saying what would be right."""
+        if value is False or value == "off":
+            return None
+        if not isinstance(value, str):
+            raise ValueError(f"{shown(value)} is no time; write one like {_EXAMPLES['duration']}, or off")
+        seconds = float(quantity(value, kind="duration"))
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"{shown(value)} is too {'small; more than 0s' if seconds <= 0 else 'large'}, or off")
+        return seconds
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"enum": ["off", False]}, {"type": "string", "pattern": rf"^{_NUMBER}\s*(s|min|h)$"}]}

@@ -1,0 +1,25 @@
+"""The reference config: one config of a study that every device measures again, so that its drift is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sweeper.planning.plan import PlannedConfig
+from sweeper.records import Job
+from sweeper.search.resolving import JobSettings
+
+
+def reference_job(candidates: Sequence[PlannedConfig], settings: JobSettings) -> Job | None:
+    """The speed job of the reference config, by declaration alone; None where there is nothing to compare.
+
+    It is the config of the median parameter count (of an even number the lower median; of equal counts the first), at
+    its smallest micro-batch, which has memory wherever a larger one has, and in bf16 where the precision is auto.
+    """
+    points = sum(1 if one.choose == "fastest" else len(one.executions) for one in candidates)
+    if points < 2:
+        return None
+    median = sorted(one.params.total for one in candidates)[(len(candidates) - 1) // 2]
+    chosen = next(one for one in candidates if one.params.total == median)
+    config = chosen.config.at_precision("bf16") if chosen.config.recipe.precision == "auto" else chosen.config
+    execution = min(chosen.executions, key=lambda execution: execution.batch_size)
+    return Job(kind="speed", config=config, execution=execution, **vars(settings))
