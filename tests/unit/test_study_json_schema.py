@@ -32,6 +32,7 @@ MISTAKES = (
     *("misspelt_keys", "unknown_keys", "wrong_types", "wrong_numbers", "wrong_units", "wrong_choices", "betas"),
     *("unknown_axes", "axis_values", "missing_name_and_trial", "not_supported_yet", "too_many_devices"),
     *("ladder_values", "ladder_and_axis", "memory_and_minutes", "completep_base", "batch_scaling_of_nothing"),
+    "reference_every",
 )
 
 

@@ -36,7 +36,7 @@ GOOD: dict[str, Any] = {
     },
     "search": {"method": "random", "trials": 4},
     "objectives": {"val_loss": "min", "tokens_per_s": "max"},
-    "resources": {"gpus": 0, "cpus": 2},
+    "resources": {"gpus": 0, "cpus": 2, "reference_every": "off"},
     "profiles": {"cpu": {"trial": {"flops": "1T"}, "axes": {"n_layers": None}, "shapes": None}},
 }
 RESOLVED_BY_PROBES: dict[str, Any] = {
@@ -57,7 +57,7 @@ RESOLVED_BY_PROBES: dict[str, Any] = {
             "batch_scaling": "none",
         },
     },
-    "resources": {"allow_shared": True},
+    "resources": {"allow_shared": True, "reference_every": "1.5h"},
     "profiles": {
         "cpu": {"trial": {"precision": "fp32", "batch_size": 8}, "axes": {"optimizer.parametrization": ["standard"]}},
         "muon": {

@@ -1,6 +1,7 @@
 """Numbers as people write them, and scalars by YAML 1.2."""
 
 import math
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.study.nodes import resolved
-from sweeper.study.sizes import Real, Whole, quantity
+from sweeper.study.sizes import Duration, Real, Whole, quantity
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,34 @@ def test_counts(written: Any, value: int) -> None:
 def test_fractions(written: Any, value: float) -> None:
     parsed = Real(below=1).parse(written)
     assert (parsed, type(parsed)) == (value, float)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("30min", 1800.0), ("90s", 90.0), ("1.5 h", 5400.0), ("1e-1s", 0.1), ("off", None), (False, None)],
+)
+def test_times(written: Any, value: float | None) -> None:
+    assert Duration().parse(written) == value
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("30", "'30' is text; give a unit, like 90s, 30min or 2h"),
+        (30, "30 is no time; write one like 90s, 30min or 2h, or off"),
+        ("30m", "m in '30m' is no unit; write a number like 90s"),
+        ("30Min", "write 30min"),
+        ("30M", "M in '30M' doesn't fit here; write a number like 90s"),
+        ("0s", "too small; more than 0s"),
+        ("-1h", "too small"),
+        ("1e999h", "too large"),
+        (True, "true is no time"),
+        ("often", "'often' is no number; write one like 90s"),
+    ],
+)
+def test_what_is_no_time(written: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Duration().parse(written)
 
 
 def test_memory() -> None:

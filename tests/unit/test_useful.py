@@ -111,4 +111,5 @@ def test_recorded_ledgers_from_before_start_lines_are_read(name):
 
 def test_of_a_trials_own_seconds_its_steps_and_its_evaluation_are_useful():
     assert of_own_seconds({"set_up": 1.0, "compile": 2.0, "train": 5.0, "evaluate": 1.0, "timing": 1.0}) == 0.6
+    assert of_own_seconds({"train": 5.0, "evaluate": 1.0, "timing": 4.0, "reference": 30.0}) == 0.6
     assert of_own_seconds({}) is None
