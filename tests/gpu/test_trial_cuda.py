@@ -119,3 +119,18 @@ def test_a_step_never_waits_for_the_device(chain):
         training.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_reference_config_is_measured_on_the_card_and_leaves_it_empty(chain, monkeypatch):
+    monkeypatch.setattr("runners.reference._logs", {})
+    run = replace(
+        job(chain, steps=20), reference=job(chain, kind="speed", shape={"d_model": 64}), reference_every_s=0.01
+    )
+    ends = []
+    for _ in range(3):
+        *_, last = run_job(run)
+        ends.append(last)
+    assert ["reference" in end.environment for end in ends] == [False, True, True]
+    assert {end.environment["device_id"] for end in ends} == {str(torch.cuda.get_device_properties(0).uuid)}
+    assert ends[2].environment["allocated_bytes_before"] <= ends[1].environment["allocated_bytes_before"] + 2**20
+    assert not any("left" in note for end in ends for note in end.notes)
