@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from sweeper.drift import reference_log
 from sweeper.frontier import DeviceFrontier, Frontier
 from sweeper.labels import labels, listed
 from sweeper.noise import CONFIDENCE, AdditiveFit, Difference, Observation, fit, t_quantile
@@ -32,7 +33,8 @@ from sweeper.resolutions import resolved_points, without_winning_probes
 class Side:
     """What one folder measured on one kind of device. `name` is a letter, given by `compare`.
 
-    `speeds` are all measurements by probe id, in tokens/s; `data` the fingerprint by config id, where it is known.
+    `speeds` are all measurements by probe id, in tokens/s, corrected as those of `found` are; `data` the fingerprint by
+    config id, where it is known.
     """
 
     folder: str
@@ -139,10 +141,11 @@ def sides_of(
             continue
         whole = by_device[one.device]
         m = without_winning_probes(whole, list(resolved_points(whole, planned).values()))
+        log = reference_log(records, one.device)
         speeds: dict[str, list[float]] = defaultdict(list)
         for record in (*m.finals, *m.speeds):
             if (speed := tokens_per_s(record)) is not None:
-                speeds[record["probe_id"]].append(speed)
+                speeds[record["probe_id"]].append(speed * math.exp(-log.correction(record)))
         environments = [record["environment"] for record in m.finals]
         prints = {r["config_id"]: r["environment"].get("data_fingerprint") for r in m.finals}
         sides.append(

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from sweeper.compare import sides_of
 from sweeper.drift import (
     Drift,
     Measurement,
@@ -24,7 +25,9 @@ from sweeper.drift import (
     reference_log,
 )
 from sweeper.frontier import frontier, frontier_json
+from sweeper.lines import event_from_record
 from sweeper.report.text import drift_sentence, noise_sentences
+from sweeper.standings import standings
 
 KIND = environment()["device"]
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -229,6 +232,24 @@ def test_a_planted_drift_is_taken_out_of_the_frontiers_speeds():
     assert not any("Drift" in sentence for sentence in noise_sentences(as_measured))
 
 
+def test_sides_are_compared_at_the_speeds_of_their_frontiers():
+    planned, records = drifting_study(np.random.default_rng(5))
+    answer, one = found(planned, records)
+    (side,) = sides_of(answer, records, planned, None)
+    for point in one.points:
+        logs = [math.log(speed) for speed in side.speeds[point.probe_id]]
+        assert math.fsum(logs) / 3 == pytest.approx(math.log(point.objectives["tokens_per_s"].mean))
+
+
+def test_where_seeds_go_is_judged_by_speeds_as_measured():
+    """By events, which have no times."""
+    planned, records = drifting_study(np.random.default_rng(5))
+    measured_alone = [event_from_record(record) for record in without_reference(records)]
+    assert standings([event_from_record(r) for r in records], planned, OBJECTIVES) == standings(
+        measured_alone, planned, OBJECTIVES
+    )
+
+
 def test_without_drift_the_frontier_is_as_without_a_reference():
     planned, records = drifting_study(np.random.default_rng(6), planted=lambda device_id, at: 0.0)
     _, with_reference = found(planned, records)
@@ -241,13 +262,15 @@ def test_only_what_was_measured_like_the_latest_counts():
     def carrying(at, log_speed, *, probe_id="p1", torch="2.13.0", device=KIND):
         one = {"probe_id": probe_id, "tokens_per_s": math.exp(log_speed), "windows": [1.0] * 3, "time": stamp(at)}
         own = {"device": device, "device_id": "a", "versions": {"torch": torch}, "reference": [one, one]}
-        return {"type": "final", "device": device, "status": "diverged", "environment": own}
+        return {"type": "final", "device": device, "status": "diverged", "environment": own, "time": stamp(at)}
 
     records = [carrying(9, 5.0), carrying(1, 7.0, probe_id="p0"), carrying(8, 6.0, torch="2.12.0")]
     other = [carrying(10, 8.0, device="another"), {"type": "started"}, {"type": "failed", "environment": {}}]
     log = reference_log([*records, *other], KIND)
     assert [m.log_speed for m in log.measurements] == pytest.approx([5.0, 5.0])
     assert reference_log(other[1:], KIND).drift is None
+    untimed = [{name: value for name, value in record.items() if name != "time"} for record in records]
+    assert reference_log(untimed, KIND).drift is None, "events that are no lines yet"
 
 
 def drift(**changes):
