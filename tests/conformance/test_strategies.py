@@ -137,3 +137,29 @@ def test_axes_of_words_and_configs_that_differ_on_none(method):
             found.add(config.config_id)
             strategy.observe(outcome(config))
         assert len(found) == 14
+
+
+def test_gp_finds_the_frontier_where_the_configs_are_a_thin_sheet_in_the_box():
+    """The FFN follows from the depth, as where it is solved: most of the box holds no config."""
+    sheet = [
+        Config(
+            shape=derive(
+                {"n_layers": n, "d_model": 64, "ffn_hidden": 16 * (40 - n), "vocab_size": 256, "tie_embeddings": True}
+            ),
+            recipe=RECIPE,
+        )
+        for n in range(1, 37)
+    ]
+    best = {config.config_id for config in sheet[11:18]}
+
+    def outcome_of(config):
+        told = outcome(config)
+        return replace(told, val_loss=3 + abs(config.shape.n_layers - 15) / 50, speed=None)
+
+    found = 0
+    for seed in range(5):
+        strategy = make_strategy("gp", sheet, trials=12, seed=seed, axes=AXES, objectives={"val_loss": "min"})
+        while (config := strategy.propose()) is not None:
+            found += config.config_id in best
+            strategy.observe(outcome_of(config))
+    assert found / 5 > 5, "at random it would be 12 × 7 ÷ 36 = 2.3"

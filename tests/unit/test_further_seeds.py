@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from sweeper.frontier import frontier
 from sweeper.lines import event_from_record
-from sweeper.records import Done, Execution, Job
+from sweeper.records import Done, Execution, Job, Wait
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
 from sweeper.search.further_seeds import FIRST_REPEATED, FurtherSeeds, Standing
 from sweeper.search.resolving import MicroBatches
 from sweeper.standings import standings
-from tests.unit.frontier_fakes import OBJECTIVES, PROXY, config, final, plan
+from tests.unit.frontier_fakes import OBJECTIVES, PROXY, config, final, plan, probe
 
 POINTS = plan([config(n, f) for n, f in PROXY])
 BY_ID = {point.config.config_id: point for point in POINTS}
@@ -173,6 +173,17 @@ def test_killed_and_replayed_in_any_order_the_same_seeds_are_trained(rng, kept, 
     assert Counter(e.job.job_id for e in events) == Counter(e.job.job_id for e in undisturbed)
 
 
+def test_a_round_is_not_decided_while_a_job_runs():
+    machine, outcome = driver(), world(LOSSES, 0.01, rng=1)
+    jobs = [machine.ask() for _ in range(2 * len(POINTS))]
+    for job in jobs[:-1]:
+        machine.tell(outcome(job))
+    assert isinstance(machine.ask(), Wait)
+    assert set(machine.seeds.values()) == {2}
+    machine.tell(outcome(jobs[-1]))
+    assert isinstance(machine.ask(), Job)
+
+
 def test_states_know_the_seeds_to_come_as_ask_does():
     outcome = world(LOSSES, 0.01, rng=1)
     machine = driver()
@@ -195,3 +206,9 @@ def test_a_config_without_a_loss_gets_no_further_seed(status):
 
     each = seeds_of(play(driver(), outcome))
     assert each[POINTS[2].config.config_id] <= 2
+
+
+def test_of_two_micro_batches_of_one_training_the_slower_is_beaten():
+    points = plan([config(2, 624)], (2, 4))
+    outcomes = [event_from_record(final(points[0], 0, 2.0, 1000.0)), event_from_record(probe(points[1], 2000.0))]
+    assert sorted(one.beaten_by for one in standings(outcomes, points, OBJECTIVES)) == [0, 1]

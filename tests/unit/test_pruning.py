@@ -60,6 +60,7 @@ def test_the_chance_is_kept_over_many_studies():
         best, noise = source.uniform(1, 8), source.choice([0.002, 0.01, 0.03])
         loss = lambda one, best=best: true_loss(one, best)  # noqa: E731
         _, found = judged(source.sample(CONFIGS, source.randint(6, 20)), noise=noise, rng=rng, loss=loss)
+        assert all(why.chance < UNLIKELY for why in found.values())
         total += len(found)
         wrong += sum(loss(BY_ID[i]) < loss(BY_ID[why.than]) for i, why in found.items())
     assert total > 150
@@ -167,6 +168,21 @@ def test_at_one_job_at_a_time_a_killed_study_trains_what_it_would_have_trained(m
             again.tell(event)
     events += play(again)
     assert [event.job.job_id for event in events] == [event.job.job_id for event in undisturbed]
+
+
+def test_what_an_earlier_run_asked_for_is_not_put_last():
+    """Its outcome may be on its way: every asked job gets one."""
+    machine = driver()
+    events = play(machine)
+    last = next(iter(machine.put_last))
+    again = driver()
+    for event in events[:-1]:
+        again.adopt(event.job)
+    again.adopt(Job(kind="train", config=BY_ID[last], execution=Execution(batch_size=4, compile=True)))
+    for event in events[:-1]:
+        again.tell(event)
+    assert last not in again.put_last
+    assert last in trained(play(again))
 
 
 @given(rng=st.randoms(use_true_random=False), kept=st.integers(0, 40))
