@@ -54,17 +54,17 @@ def started_ray(devices: int) -> Iterator[None]:
     """A local Ray with so many pretended GPUs, as sweeper sets it up."""
     import ray
 
-    from runners import ray_tune
+    from runners import ray_connection
 
-    os.environ.update(ray_tune.SETTINGS)
+    os.environ.update(ray_connection.SETTINGS)
     ray.init(
         num_cpus=devices,
         num_gpus=devices,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        object_store_memory=ray_tune.OBJECT_STORE_BYTES,
-        runtime_env={"env_vars": {**ray_tune.SETTINGS, "PYTHONPATH": os.environ["PYTHONPATH"]}},
+        object_store_memory=ray_connection.OBJECT_STORE_BYTES,
+        runtime_env={"env_vars": {**ray_connection.SETTINGS, "PYTHONPATH": os.environ["PYTHONPATH"]}},
     )
     try:
         yield

@@ -8,16 +8,16 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from runners import stack
+
 WARM_UP_STEPS = 10
 SHORTEST_LOOK = 0.2
 """Seconds over which the load of other processes can be told: the kernel counts in hundredths."""
-RECORDED_PACKAGES = ("sweeper", "torch", "torchao", "triton", "tokenizers", "numpy")
 
 
 def pick_device(device_type: str) -> torch.device:
@@ -49,41 +49,20 @@ def device_id(device: torch.device) -> str:
 
 def device_name(device: torch.device) -> str:
     """The name of the GPU or of the processor."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].replace("(R)", "").replace("(TM)", "")
-                return " ".join(name.split())
-    return platform.processor() or platform.machine()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else stack.cpu_name()
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Device, driver, versions and load: what a measurement depends on besides its job."""
-    versions = {"python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return {
         "device": device_kind(device),
         "device_id": device_id(device),
-        "driver": _driver() if device.type == "cuda" else None,
-        "versions": versions,
+        "driver": stack.cuda_driver() or torch.version.cuda if device.type == "cuda" else None,
+        "versions": stack.versions(),
         "platform": platform.platform(),
         "load_average": os.getloadavg()[0],
         "threads": torch.get_num_threads(),
     }
-
-
-def _driver() -> str | None:
-    path = Path("/proc/driver/nvidia/version")
-    return path.read_text().splitlines()[0].strip() if path.exists() else torch.version.cuda
 
 
 class OtherLoad:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import statistics
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,7 @@ from runners.device_state import DeviceInUse
 from runners.speeds import MIN_WINDOWS
 from runners.surroundings import Surroundings
 from runners.training import Training, evaluate
+from sweeper.errors import DataError
 from sweeper.records import Event, Final, Job, Rung, Speed, Status
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ class _Run:
     def set_up(self) -> Dataset:
         """Open the data, build the model; say what will matter to who reads the result."""
         self.surroundings.enter()
-        dataset = between_jobs.data_of(self.recipe.data, self.job.data_path, self.job.config.shape.vocab_size)
+        dataset = self.open_data()
         passes = epochs(dataset, (self.job.steps or 0) * self.recipe.tokens_per_step, self.recipe.seq_len)
         if passes > 1:
             self.notes.append(f"the trial passed over its data {passes:.2f} times")
@@ -92,6 +94,20 @@ class _Run:
             "epochs": round(passes, 4),
         }
         self.build(dataset)
+        return dataset
+
+    def open_data(self) -> Dataset:
+        """The job's data; DataError where it isn't what the driver has, which may be on another machine."""
+        name, path, wanted = self.recipe.data, self.job.data_path, self.job.data_fingerprint
+        if path is not None and wanted is not None and not os.path.exists(path):
+            raise DataError(f"data: {path} isn't on the machine of this job: it has to be at that path on every node")
+        dataset = between_jobs.data_of(name, path, self.job.config.shape.vocab_size)
+        if wanted not in (None, dataset.fingerprint):
+            raise DataError(
+                f"{name}: the data where this job runs has fingerprint {dataset.fingerprint} "
+                f"({dataset.description}), the driver's has {wanted}: "
+                + ("bring the same files to every node" if path else "install the same Python and packages everywhere")
+            )
         return dataset
 
     def build(self, dataset: Dataset) -> None:

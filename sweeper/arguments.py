@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,22 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     return whole
 
 
+def again(arguments: argparse.Namespace, *, profile: str) -> str:
+    """The command that does the missing jobs of the study that was named."""
+    words = ["sweeper", "run", str(arguments.study), "--profile", profile]
+    for override in arguments.set:
+        words += ["--set", override]
+    for flag in ("out", "address"):
+        if value := getattr(arguments, flag, None):
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)
+
+
 def _study_options(
     sub: argparse.ArgumentParser, *, metavar: str = "STUDY", out: str = "where run folders are (runs)"
 ) -> None:
     sub.add_argument("study", type=Path, metavar=metavar)
-    sub.add_argument("--profile", help="a profile of the study, or full; else chosen by this machine's devices")
+    sub.add_argument("--profile", help="a profile of the study, or full; else chosen by the devices there are")
     sub.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, like trial.tokens=1M"
     )
@@ -83,6 +95,9 @@ def _plan_options(sub: argparse.ArgumentParser) -> None:
 
 def _run_options(sub: argparse.ArgumentParser) -> None:
     _study_options(sub)
+    sub.add_argument(
+        "--address", metavar="RAY", help="run on a Ray cluster: HOST:PORT of its head, or auto (docs/cluster.md)"
+    )
     sub.add_argument("--runner", choices=("ray", "in-process"), default="ray")
     sub.add_argument("--fresh", action="store_true", help="start anew; the old folder is renamed, nothing is deleted")
     sub.add_argument("--yes", action="store_true", help="don't ask before what takes more than an hour")

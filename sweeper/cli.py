@@ -10,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.arguments import RUNS, parser
+from sweeper.arguments import RUNS, again, parser
 from sweeper.errors import SweeperError, UsageError
-from sweeper.places import profile_of, results_in, shown
+from sweeper.places import load_folder, results_in, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sweeper.machine import Machines
     from sweeper.planning.plan import Plan
-    from sweeper.run_folder import RunFolder
+    from sweeper.session import Session
     from sweeper.study.schema import LoadedStudy
     from sweeper.study_run import StudyRun
 
@@ -72,79 +73,67 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=False)
 
 
-def _load(arguments: Any) -> LoadedStudy:
-    from sweeper.machine import gpu_count
-    from sweeper.study.loader import load
+def _machines(arguments: Any) -> Machines:
+    """Where a run's jobs go: this machine, or the cluster at --address."""
+    from runners.ray_survey import survey
+    from sweeper.machine import this_machine
 
-    return load(arguments.study, profile=arguments.profile, overrides=arguments.set, has_gpu=gpu_count() > 0)
+    if arguments.address is not None and arguments.runner == "in-process":
+        raise UsageError("--address joins a Ray cluster, --runner in-process uses none: leave one of them out")
+    machines: Machines = this_machine() if arguments.address is None else survey(arguments.address)
+    return machines
 
 
-def _make_plan(loaded: LoadedStudy, records: Sequence[dict[str, Any]] = ()) -> Plan:
+def _make_plan(loaded: LoadedStudy, records: Sequence[Any] = (), machines: Machines | None = None) -> Plan:
     from runners.data.inventory import train_tokens
-    from sweeper.machine import cpu_count, job_gpus
+    from sweeper.machine import this_machine
     from sweeper.planning.estimates import calibrate
     from sweeper.planning.plan import make_plan
     from sweeper.planning.train_tokens import TrainTokens
 
     def known_tokens(name: str, vocab_size: int) -> TrainTokens | None:
-        path = str(loaded.data_path) if loaded.data_path else None
-        known = train_tokens(name, path, vocab_size)
+        known = train_tokens(name, str(loaded.data_path) if loaded.data_path else None, vocab_size)
         return TrainTokens(tokens=known[0], exact=known[1], source=name) if known else None
 
+    machines = machines or this_machine()
     return make_plan(
-        loaded, cpus=cpu_count(), gpus=job_gpus(None), calibration=calibrate(records), train_tokens=known_tokens
+        loaded,
+        cpus=machines.job_cpus(gpus=0),
+        gpus=machines.job_gpus(None),
+        calibration=calibrate(records),
+        train_tokens=known_tokens,
     )
 
 
-def _open(arguments: Any) -> StudyRun:
-    """The study run of a study file, or of a run folder where the command takes one."""
+def _open(arguments: Any, machines: Machines | None = None) -> StudyRun:
+    """The study run of a study file, or of a run folder where the command takes one.
+
+    The profile and the estimates are those for `machines`, this one unless told otherwise.
+    """
     from sweeper.ledger import read
+    from sweeper.machine import this_machine
     from sweeper.run_folder import RunFolder
+    from sweeper.study.loader import load
     from sweeper.study_run import StudyRun
 
     if os.path.isdir(arguments.study):
+        if arguments.command not in (_status, _report):
+            raise UsageError(
+                f"{arguments.study} is a folder: name the YAML file of a study; "
+                "of a run folder there are sweeper status DIR and sweeper report DIR"
+            )
         folder, command = RunFolder(root=arguments.study.absolute()), ""
-        loaded = _load_folder(folder, arguments)
+        given = {"--profile": arguments.profile, "--set": arguments.set, "--out": arguments.out}
+        loaded = load_folder(folder, given=given)
     else:
-        loaded = _load(arguments)
+        has_gpu = (machines or this_machine()).gpus > 0
+        loaded = load(arguments.study, profile=arguments.profile, overrides=arguments.set, has_gpu=has_gpu)
         folder = RunFolder.of(out=arguments.out or RUNS, study=loaded.study.name, profile=loaded.profile)
-        command = _again(arguments, loaded.profile)
+        command = again(arguments, profile=loaded.profile)
     with results_in(folder.root):
         # What is set aside needn't be readable: that may be why it is set aside.
         records = [] if getattr(arguments, "fresh", False) else read(folder.ledger)
-    return StudyRun(loaded=loaded, plan=_make_plan(loaded, records), folder=folder, command=command)
-
-
-def _again(arguments: Any, profile: str) -> str:
-    """The command that does the study's missing jobs."""
-    words = ["sweeper", "run", str(arguments.study), "--profile", profile]
-    for override in arguments.set:
-        words += ["--set", override]
-    return shlex.join([*words, "--out", str(arguments.out)] if arguments.out else words)
-
-
-def _load_folder(folder: RunFolder, arguments: Any) -> LoadedStudy:
-    """The study of a run folder, which may have come from a machine with other data."""
-    from sweeper.study.loader import load
-
-    if arguments.command not in (_status, _report):
-        raise UsageError(
-            f"{arguments.study} is a folder: name the YAML file of a study; "
-            "of a run folder there are sweeper status DIR and sweeper report DIR"
-        )
-    given = {"--profile": arguments.profile, "--set": arguments.set, "--out": arguments.out}
-    if ignored := [flag for flag, value in given.items() if value]:
-        raise UsageError(
-            f"{arguments.study} is a run folder, whose study and profile are settled: "
-            f"leave {' and '.join(ignored)} out, or name the study's YAML file"
-        )
-    if not folder.ledger.exists() or not folder.study.exists():
-        raise UsageError(
-            f"{folder.root}: no run folder, it lacks study.yaml or ledger.jsonl: "
-            "name a study, or runs/<study>/<profile>"
-        )
-    loaded = load(folder.study, profile="full", data_must_exist=False)
-    return loaded.model_copy(update={"profile": profile_of(folder)})
+    return StudyRun(loaded=loaded, plan=_make_plan(loaded, records, machines), folder=folder, command=command)
 
 
 def _check(arguments: Any) -> None:
@@ -176,26 +165,34 @@ def _plan(arguments: Any) -> None:
 
 def _run(arguments: Any) -> None:
     from sweeper.confirm import agreed, opening
-    from sweeper.machine import job_resources
     from sweeper.study_run import set_aside
 
-    run = _open(arguments)
+    machines = _machines(arguments)
+    run = _open(arguments, machines)
     console = _console()
     asked = run.loaded.study.resources
-    gpus, cpus = job_resources(gpus=asked.gpus, cpus=asked.cpus)
-    console.print(opening(run, gpus=gpus, named=arguments.profile is not None))
+    gpus, cpus = machines.job_resources(gpus=asked.gpus, cpus=asked.cpus)
+    console.print(opening(run, machines, gpus=gpus, named=arguments.profile is not None))
     with results_in(run.folder.root):
         if arguments.fresh and (aside := set_aside(run.folder)):
             console.print(f"the earlier results are now in {shown(aside)}")
-    in_process = arguments.runner == "in-process"
-    start = partial(agreed, console, yes=arguments.yes)
-    _execute(run, console, out=arguments.out or RUNS, gpus=gpus, cpus=cpus, in_process=in_process, start=start)
+    _execute(
+        run,
+        console,
+        machines=machines,
+        out=arguments.out or RUNS,
+        gpus=gpus,
+        cpus=cpus,
+        in_process=arguments.runner == "in-process",
+        start=partial(agreed, console, yes=arguments.yes),
+    )
 
 
 def _execute(
     run: StudyRun,
     console: Console,
     *,
+    machines: Machines,
     out: Path,
     gpus: int,
     cpus: int,
@@ -206,23 +203,17 @@ def _execute(
     """Do what is missing, if `start` says so, then report. `options` are for the in-process runner's jobs."""
     from runners.data.inventory import fingerprint
     from runners.job_run import settle_threads
-    from sweeper.machine import gpu_count
     from sweeper.report.tables import summary
-    from sweeper.session import Session
     from sweeper.tracking import default_uri
 
     def runner(session: Session) -> None:
-        _prepare_data(run, console)
+        _prepare_data(run, console, here=machines.address is None)
         if in_process:
             from runners import in_process as adapter
 
             adapter.run(session, logs=run.folder.logs, options=options or {})
         else:
-            from runners import ray_tune
-            from runners.compile_ahead import compiler_tried_ahead
-
-            with compiler_tried_ahead(wanted=not gpus and run.loaded.study.trial.compile):
-                ray_tune.run(session, cpus=cpus, gpus=gpus, logs=run.folder.logs)
+            _run_on_ray(session, run, machines=machines, cpus=cpus, gpus=gpus)
 
     if in_process:
         settle_threads(cpus)
@@ -231,9 +222,9 @@ def _execute(
             runner,
             console=console,
             tracking_uri=default_uri(out),
-            at_a_time=1 if in_process or not gpus else gpu_count(),
+            at_a_time=1 if in_process else machines.room(cpus=cpus, gpus=gpus),
             device="cuda" if gpus else "cpu",
-            fingerprint_of=lambda name, vocab_size: fingerprint(name, _data_path(run), vocab_size),
+            fingerprint_of=lambda name, vocab_size: fingerprint(name, run.plan.data_path, vocab_size),
             start=start,
         )
     console.print(summary(result))
@@ -241,18 +232,30 @@ def _execute(
     run.raise_if_failed(records)
 
 
-def _data_path(run: StudyRun) -> str | None:
-    return str(run.loaded.data_path) if run.loaded.data_path else None
+def _run_on_ray(session: Session, run: StudyRun, *, machines: Machines, cpus: int, gpus: int) -> None:
+    """Each job on its own node; on a cluster, the nodes read their data and make their caches themselves."""
+    from runners import ray_tune
+    from runners.compile_ahead import compiler_tried_ahead
+
+    here = machines.address is None
+    with compiler_tried_ahead(wanted=here and not gpus and run.loaded.study.trial.compile):
+        ray_tune.run(session, cpus=cpus, gpus=gpus, logs=run.folder.logs, address=machines.address)
 
 
-def _prepare_data(run: StudyRun, console: Console) -> None:
-    """Read, split and encode the data once, before any trial's clock runs."""
+def _prepare_data(run: StudyRun, console: Console, *, here: bool) -> None:
+    """Read, split and encode the data once, before any trial's clock runs; where jobs run elsewhere, read it only."""
     from runners.data.dataset import open_data
+    from runners.data.inventory import fingerprint
 
+    path = run.plan.data_path
     wanted = {(planned.config.recipe.data, planned.config.shape.vocab_size) for planned in run.plan.configs}
     for name, vocab_size in sorted(wanted):
         with console.status(f"preparing {name} (vocabulary {vocab_size:,}); once, then cached"):
-            console.print(f"data: {open_data(name, _data_path(run), vocab_size).description}")
+            if here:
+                console.print(f"data: {open_data(name, path, vocab_size).description}")
+            else:
+                found = fingerprint(name, path, vocab_size)
+                console.print(f"data: {path or name}, fingerprint {found}: each node has to have the same")
 
 
 def _status(arguments: Any) -> None:
@@ -326,7 +329,7 @@ def _train(arguments: Any) -> None:
     from runners.checkpoint import Checkpoints, outlook
     from runners.hf_export import export_finished
     from sweeper.ledger import read
-    from sweeper.machine import cpu_count, job_gpus
+    from sweeper.machine import cpu_count, this_machine
     from sweeper.planning.plan import plan_json
     from sweeper.report.tables import plan_table
     from sweeper.run_folder import RunFolder
@@ -346,13 +349,14 @@ def _train(arguments: Any) -> None:
     checkpoints = Checkpoints(folder=folder.checkpoints, every=arguments.checkpoint_every, resume=arguments.resume)
     with results_in(folder.root):
         settled = {record["trial_id"] for record in read(folder.ledger) if record["type"] == "final"}
-        for line in outlook(checkpoints, plan.configs[0].config, settled=settled, data_path=_data_path(run)):
+        for line in outlook(checkpoints, plan.configs[0].config, settled=settled, data_path=plan.data_path):
             console.print(line)
     _execute(
         run,
         console,
+        machines=this_machine(),
         out=arguments.out,
-        gpus=job_gpus(loaded.study.resources.gpus),
+        gpus=this_machine().job_gpus(loaded.study.resources.gpus),
         cpus=cpu_count(),
         in_process=True,
         options={"checkpoints": checkpoints},

@@ -10,6 +10,7 @@ from rich.console import Console
 from sweeper.places import shown
 
 if TYPE_CHECKING:
+    from sweeper.machine import Machines
     from sweeper.study_run import StudyRun
 
 ASK_SECONDS = 3600.0
@@ -23,12 +24,12 @@ def agreed(console: Console, seconds: float, *, yes: bool) -> bool:
     return console.input("Start? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def opening(run: StudyRun, *, gpus: int, named: bool) -> str:
+def opening(run: StudyRun, machines: Machines, *, gpus: int, named: bool) -> str:
     """What is about to run: the profile and why this one, the device where it might surprise, where results go."""
-    from sweeper.machine import gpu_count
-
-    here = {0: "no GPU", 1: "1 GPU"}.get(gpu_count(), f"{gpu_count()} GPUs")
-    parts = [run.loaded.study.name, f"profile {run.loaded.profile} ({'as asked' if named else f'{here} here'})"]
-    if gpu_count() and not gpus:
-        parts.append(f"on the CPU (resources.gpus is 0; this machine has {here})")
+    why = "as asked" if named else machines.gpus_shown()
+    parts = [run.loaded.study.name, f"profile {run.loaded.profile} ({why})"]
+    if machines.gpus and not gpus:
+        parts.append(f"on the CPU (resources.gpus is 0; {machines.name} has {machines.gpu_words()})")
+    elif named and machines.address is not None:
+        parts.append(f"on {machines.name}")
     return ", ".join([*parts, f"results in {shown(run.folder.root)}"])

@@ -1,11 +1,112 @@
-"""What this machine has, found without torch: CUDA devices and processor cores."""
+"""What jobs can run on, found without torch: this machine, or the nodes of a Ray cluster."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper.errors import UsageError
+
+HERE = "this machine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """Processor cores and CUDA devices of one machine, as far as jobs may use them."""
+
+    cpus: int
+    gpus: int
+
+    def room(self, *, cpus: int, gpus: int) -> int:
+        """How many jobs of `cpus` cores and `gpus` devices fit at once.
+
+        Jobs that compute on the same processor would measure each other's speed: one a node.
+        """
+        fits = self.cpus // cpus
+        return min(fits, self.gpus // gpus) if gpus else min(fits, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machines:
+    """Where the jobs of a run are placed. `name` is how it's spoken of, `address` that of its Ray, None for our own."""
+
+    nodes: tuple[Node, ...]
+    name: str = HERE
+    address: str | None = None
+
+    @property
+    def gpus(self) -> int:
+        """CUDA devices of all nodes."""
+        return sum(node.gpus for node in self.nodes)
+
+    def gpu_words(self) -> str:
+        """How many GPUs: "no GPU", "1 GPU", "16 GPUs"."""
+        return {0: "no GPU", 1: "1 GPU"}.get(self.gpus, f"{self.gpus} GPUs")
+
+    def gpus_shown(self) -> str:
+        """How many GPUs are where: "no GPU here", "16 GPUs on the Ray cluster at 10.0.0.5:6379"."""
+        return f"{self.gpu_words()} {'here' if self.address is None else f'on {self.name}'}"
+
+    def job_gpus(self, gpus: int | None) -> int:
+        """GPUs of one job: as many as the study says; where it says nothing, one if there is any."""
+        return min(1, self.gpus) if gpus is None else gpus
+
+    def job_cpus(self, *, gpus: int) -> int:
+        """Cores of one job, where the study leaves them open.
+
+        For jobs with GPUs, as many as let most of them run at once, an equal share of each node's; for others, as
+        many as keep most cores busy, all of a node's.
+        """
+        if gpus:
+            shares = {max(1, node.cpus * gpus // node.gpus) for node in self.nodes if node.gpus >= gpus}
+            return max(shares, key=lambda cpus: (self._places(cpus=cpus, gpus=gpus), cpus), default=1)
+        return max(_positive(self.nodes), key=lambda cpus: (cpus * self._places(cpus=cpus, gpus=0), cpus), default=1)
+
+    def job_resources(self, *, gpus: int | None, cpus: int | None) -> tuple[int, int]:
+        """GPUs and cores of one job, None for what the study leaves open.
+
+        UsageError when no node has as many as asked.
+        """
+        gpus = self.job_gpus(gpus)
+        most_gpus, most_cpus = (max((getattr(node, of) for node in self.nodes), default=0) for of in ("gpus", "cpus"))
+        has = f"{HERE} has" if self.address is None else f"the most that a node of {self.name} has is"
+        if gpus > most_gpus:
+            raise UsageError(
+                f"resources.gpus: a job wants {gpus} GPU, {has} {most_gpus}: "
+                "choose a profile that runs on the CPU (--profile cpu), or a machine with a GPU"
+            )
+        if cpus is not None and cpus > most_cpus:
+            raise UsageError(
+                f"resources.cpus: a job wants {cpus} cores, {has} {most_cpus}: ask for at most {most_cpus}"
+            )
+        cpus = cpus or self.job_cpus(gpus=gpus)
+        self.room(cpus=cpus, gpus=gpus)
+        return gpus, cpus
+
+    def room(self, *, cpus: int, gpus: int) -> int:
+        """How many such jobs run at once. UsageError when no node has room for one."""
+        places = self._places(cpus=cpus, gpus=gpus)
+        if not places:
+            raise UsageError(
+                f"resources: no node has {cpus} CPUs and {gpus} GPUs for a job: the most that one has are "
+                f"{max((node.cpus for node in self.nodes), default=0)} CPUs and "
+                f"{max((node.gpus for node in self.nodes), default=0)} GPUs"
+            )
+        return places
+
+    def _places(self, *, cpus: int, gpus: int) -> int:
+        return sum(node.room(cpus=cpus, gpus=gpus) for node in self.nodes)
+
+
+def _positive(nodes: Iterable[Node]) -> set[int]:
+    return {node.cpus for node in nodes if node.cpus}
+
+
+def this_machine() -> Machines:
+    """The one that this process runs on."""
+    return Machines(nodes=(Node(cpus=cpu_count(), gpus=gpu_count()),))
 
 
 def device_files() -> int:
@@ -26,25 +127,3 @@ def gpu_count() -> int:
 def cpu_count() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def job_gpus(gpus: int | None) -> int:
-    """GPUs of one job: as many as the study says; where it says nothing, one if this machine has any."""
-    return min(1, gpu_count()) if gpus is None else gpus
-
-
-def job_resources(*, gpus: int | None, cpus: int | None) -> tuple[int, int]:
-    """GPUs and cores of one job, None for what the study leaves to the machine.
-
-    UsageError when this machine has fewer than asked.
-    """
-    gpus = job_gpus(gpus)
-    if gpus > gpu_count():
-        raise UsageError(
-            f"resources.gpus: a job wants {gpus} GPU, this machine has {gpu_count()}: "
-            "choose a profile that runs on the CPU (--profile cpu), or a machine with a GPU"
-        )
-    cores = cpu_count()
-    if cpus is not None and cpus > cores:
-        raise UsageError(f"resources.cpus: a job wants {cpus} cores, this machine has {cores}: ask for at most {cores}")
-    return gpus, cpus or max(1, cores // max(1, gpu_count() if gpus else 1))

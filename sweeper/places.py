@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sweeper.errors import UsageError
 from sweeper.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from sweeper.study.schema import LoadedStudy
 
 
 @contextmanager
@@ -43,6 +47,27 @@ def _of_plan(folder: RunFolder, key: str) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, str) else None
+
+
+def load_folder(folder: RunFolder, *, given: Mapping[str, object]) -> LoadedStudy:
+    """The study of a run folder, which may have come from a machine with other data.
+
+    UsageError where it isn't a run folder, or `given` has flags that would say otherwise than it does.
+    """
+    from sweeper.study.loader import load
+
+    if ignored := [flag for flag, value in given.items() if value]:
+        raise UsageError(
+            f"{shown(folder.root)} is a run folder, whose study and profile are settled: "
+            f"leave {' and '.join(ignored)} out, or name the study's YAML file"
+        )
+    if not folder.ledger.exists() or not folder.study.exists():
+        raise UsageError(
+            f"{folder.root}: no run folder, it lacks study.yaml or ledger.jsonl: "
+            "name a study, or runs/<study>/<profile>"
+        )
+    loaded = load(folder.study, profile="full", data_must_exist=False)
+    return loaded.model_copy(update={"profile": profile_of(folder)})
 
 
 def shown(path: Path) -> str:

@@ -185,9 +185,10 @@ class Job:
     """One thing for a runner to do: train a config with a seed, or measure a config's speed.
 
     No part of any id: `data_path`, where the recipe's data lies on this machine, None for an embedded corpus;
-    `device`, the type of device that the job must run on; `memory_bytes`, what it may reserve there; `shared_ok`,
-    whether it may be timed on a device that others use; `resolved`; `reference`, the speed job by which its device's
-    drift is measured every `reference_every_s` seconds, None for no such job. `seed` is 0 for a speed job.
+    `data_fingerprint`, what that of the data has to be where the job runs, None for whatever it is; `device`, the
+    type of device that the job must run on; `memory_bytes`, what it may reserve there; `shared_ok`, whether it may be
+    timed on a device that others use; `resolved`; `reference`, the speed job by which its device's drift is measured
+    every `reference_every_s` seconds, None for no such job. `seed` is 0 for a speed job.
     """
 
     kind: JobKind
@@ -196,6 +197,7 @@ class Job:
     seed: int = 0
     attempt: int = 1
     data_path: str | None = None
+    data_fingerprint: str | None = None
     device: DeviceType = "cpu"
     memory_bytes: int | None = None
     shared_ok: bool = False
@@ -252,6 +254,7 @@ class Job:
             "seed": self.seed,
             "attempt": self.attempt,
             "data_path": self.data_path,
+            "data_fingerprint": self.data_fingerprint,
             "device": self.device,
             "memory_bytes": self.memory_bytes,
             "shared_ok": self.shared_ok,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from sweeper.ledger import Ledger
@@ -12,6 +14,11 @@ from sweeper.records import Continue, Done, Event, Job, Stop, Wait
 from sweeper.search.driver import Driver
 
 Observer = Callable[[Mapping[str, Any]], None]
+FingerprintOf = Callable[[str, int], str | None]
+"""Of data, by its name in the recipe and the vocabulary: what `environment.data_fingerprint` would hold here and now.
+
+None where that needn't be known.
+"""
 
 
 def now() -> str:
@@ -22,7 +29,8 @@ def now() -> str:
 class Session:
     """`ask` and `tell` for a runner. Observers are handed every new ledger record, after it is on disk.
 
-    The first record says that a run starts on so many `devices`, by this `command` ("" where it isn't known).
+    The first record says that a run starts on so many `devices`, by this `command` ("" where it isn't known). Jobs
+    say which data they want: what has the fingerprint that it has for this process, when it is first asked for.
     """
 
     def __init__(
@@ -33,7 +41,9 @@ class Session:
         observers: Sequence[Observer] = (),
         devices: int = 1,
         command: str = "",
+        fingerprint_of: FingerprintOf = lambda name, vocab_size: None,
     ) -> None:
+        self._fingerprint_of = cache(fingerprint_of)
         self._driver, self._ledger, self._observers = driver, ledger, tuple(observers)
         replay(ledger.records, driver)
         self._record(started_record(devices=devices, command=command))
@@ -42,6 +52,9 @@ class Session:
         """The next job, recorded as asked."""
         answer = self._driver.ask()
         if isinstance(answer, Job):
+            config = answer.config
+            fingerprint = self._fingerprint_of(config.recipe.data, config.shape.vocab_size)
+            answer = replace(answer, data_fingerprint=fingerprint)
             self._record(asked_record(answer))
         return answer
 

@@ -24,7 +24,7 @@ from sweeper.progress import Progress
 from sweeper.records import DeviceType, Job
 from sweeper.run_folder import RunFolder, write_atomically
 from sweeper.search.driver import Driver
-from sweeper.session import Session
+from sweeper.session import FingerprintOf, Session
 from sweeper.study.schema import LoadedStudy
 from sweeper.study_search import StudySearch
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 Runner = Callable[[Session], None]
-FingerprintOf = Callable[[str, int], str]
-"""Of data, by its name in the recipe and the vocabulary: what `environment.data_fingerprint` would hold now."""
 START_SECONDS = 10.0
 DRAIN_SECONDS = 60.0
 DRAIN_SECONDS_INTERRUPTED = 3.0
@@ -123,7 +121,7 @@ class StudyRun:
                         tracker.drain(START_SECONDS)
                         driver = self.search.driver(device=device)
                         observers = [tracker.observe, *([mirror.observe] if mirror else [])]
-                        self._drive(driver, ledger, runner, console, observers, at_a_time)
+                        self._drive(driver, ledger, runner, console, observers, at_a_time, fingerprint_of)
                 except KeyboardInterrupt:
                     tracker.close(interrupted=True, timeout=DRAIN_SECONDS_INTERRUPTED)
                     raise
@@ -164,6 +162,7 @@ class StudyRun:
         console: Console,
         observers: Sequence[Callable[[Record], None]],
         at_a_time: int,
+        fingerprint_of: FingerprintOf,
     ) -> None:
         progress = Progress(
             console,
@@ -176,7 +175,15 @@ class StudyRun:
         progress.note_earlier(ledger.records)
         with progress:
             observers = [*observers, progress.observe]
-            runner(Session(driver, ledger, observers=observers, devices=at_a_time, command=self.command))
+            session = Session(
+                driver,
+                ledger,
+                observers=observers,
+                devices=at_a_time,
+                command=self.command,
+                fingerprint_of=fingerprint_of,
+            )
+            runner(session)
 
     def seconds_missing(self, driver: Driver) -> float:
         """Device-seconds of the trainings that are missing, by the plan; no more than what is left of the hours."""

@@ -13,7 +13,7 @@ import yaml
 from model.shape import Shape
 from sweeper.arguments import BASE_FIELDS, LENGTHS, OPTIMIZER_NUMBERS
 from sweeper.errors import Fault, StudyFaults, UsageError
-from sweeper.machine import job_gpus
+from sweeper.machine import this_machine
 from sweeper.shape_command import counts, preset, shape_or_faults
 from sweeper.study.loader import load
 from sweeper.study.schema import EMBEDDED_DATA, LoadedStudy
@@ -80,7 +80,7 @@ def _document(flags: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
             "compile": flags["compile"],
             "optimizer": _optimizer(flags),
         },
-        "resources": {"gpus": job_gpus(None), "allow_shared": flags["allow_shared"]},
+        "resources": {"gpus": this_machine().job_gpus(None), "allow_shared": flags["allow_shared"]},
     }
 
 

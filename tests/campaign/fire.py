@@ -55,13 +55,13 @@ def local_ray(devices: int):
     """A Ray of this process with pretended devices."""
     import ray
 
-    from runners import ray_tune
+    from runners import ray_connection
 
-    os.environ.update(ray_tune.SETTINGS)
+    os.environ.update(ray_connection.SETTINGS)
     ray.init(
         num_cpus=devices, num_gpus=devices, include_dashboard=False, log_to_driver=False,
-        logging_level="CRITICAL", object_store_memory=ray_tune.OBJECT_STORE_BYTES,
-        runtime_env={"env_vars": {**ray_tune.SETTINGS, "PYTHONPATH": str(ROOT)}},
+        logging_level="CRITICAL", object_store_memory=ray_connection.OBJECT_STORE_BYTES,
+        runtime_env={"env_vars": {**ray_connection.SETTINGS, "PYTHONPATH": str(ROOT)}},
     )  # fmt: skip
     try:
         yield

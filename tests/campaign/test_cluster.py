@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from runners import ray_tune
+from runners import ray_connection, ray_tune
 from sweeper.ledger import Ledger, read
 from sweeper.records import Execution
 from sweeper.search import make_strategy
@@ -27,10 +27,10 @@ def cluster(monkeypatch):
     import ray
     from ray.cluster_utils import Cluster
 
-    for name, value in ray_tune.SETTINGS.items():
+    for name, value in ray_connection.SETTINGS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    node = {"num_cpus": DEVICES, "num_gpus": DEVICES, "object_store_memory": ray_tune.OBJECT_STORE_BYTES}
+    node = {"num_cpus": DEVICES, "num_gpus": DEVICES, "object_store_memory": ray_connection.OBJECT_STORE_BYTES}
     made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     made.add = lambda: made.add_node(**node)
     try:

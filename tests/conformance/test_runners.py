@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runners import in_process, ray_tune
+from runners import in_process, ray_connection, ray_tune
 from sweeper.ledger import Ledger, read
 from sweeper.records import Execution
 from sweeper.search import make_strategy
@@ -24,7 +24,7 @@ TARGET = "tests.fakes:behave"
 @pytest.fixture(scope="module")
 def four_devices():
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ray_tune.SETTINGS.items():
+        for name, value in ray_connection.SETTINGS.items():
             patch.setenv(name, value)
         with local_ray(DEVICES):
             yield

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runners import in_process, ray_tune
+from runners import in_process, ray_connection, ray_tune
 from runners.scratch import scratch_folder, scratch_parent
 from sweeper.errors import SweeperError, UsageError
 from sweeper.records import Event, Failed, Final, Rung, Stop, Wait
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.alone
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with packages that have our generic names."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    for package in ray_tune.PACKAGES:
+    for package in ray_connection.PACKAGES:
         (folder / package).mkdir()
         (folder / package / "__init__.py").write_text("raise RuntimeError('imported from the working directory')")
     return folder
@@ -43,7 +43,7 @@ def local_ray(elsewhere: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))  # for tests.fakes alone
         patch.chdir(elsewhere)
-        with ray_tune.connected():
+        with ray_connection.connected():
             yield
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from sweeper import machine
 from sweeper.errors import UsageError
-from sweeper.machine import job_gpus, job_resources
+from sweeper.machine import Machines, Node, this_machine
 
 
 @pytest.fixture
@@ -28,13 +28,62 @@ def devices(monkeypatch):
 )
 def test_what_a_study_leaves_open_is_the_machines(devices, gpus, cores, asked, given):
     devices(gpus=gpus, cores=cores)
-    assert job_resources(gpus=asked[0], cpus=asked[1]) == given
+    assert this_machine().job_resources(gpus=asked[0], cpus=asked[1]) == given
 
 
 def test_a_gpu_that_is_not_there_can_be_planned_but_not_given(devices):
     devices(gpus=0, cores=2)
-    assert job_gpus(1) == 1
+    assert this_machine().job_gpus(1) == 1
     with pytest.raises(UsageError, match="a job wants 1 GPU, this machine has 0"):
-        job_resources(gpus=1, cpus=None)
+        this_machine().job_resources(gpus=1, cpus=None)
     with pytest.raises(UsageError, match="a job wants 3 cores, this machine has 2"):
-        job_resources(gpus=0, cpus=3)
+        this_machine().job_resources(gpus=0, cpus=3)
+
+
+def cluster(*nodes):
+    """Of (cores, GPUs) each."""
+    found = tuple(Node(cpus=cpus, gpus=gpus) for cpus, gpus in nodes)
+    return Machines(nodes=found, name="the Ray cluster at 10.0.0.5:6379", address="10.0.0.5:6379")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "given", "room"),
+    [
+        (((2, 0), (64, 8)), (None, None), (1, 8), 8),  # a head without GPUs
+        (((64, 8), (16, 4)), (None, None), (1, 4), 12),  # the share with which all devices are used
+        (((64, 8), (64, 8)), (1, 16), (1, 16), 8),
+        (((0, 0), (32, 0), (32, 0)), (None, None), (0, 32), 2),  # the driver's node has no cores for jobs
+        (((2, 0), (64, 0), (64, 0)), (None, None), (0, 64), 2),  # a small head isn't worth two large nodes
+        (((64, 8), (16, 0)), (0, 8), (0, 8), 2),  # on a processor one job a node, whatever it leaves free
+        (((8, 16),), (None, None), (1, 1), 8),
+    ],
+)
+def test_jobs_are_cut_to_the_nodes_of_a_cluster(nodes, asked, given, room):
+    there = cluster(*nodes)
+    assert there.job_resources(gpus=asked[0], cpus=asked[1]) == given
+    assert there.room(gpus=given[0], cpus=given[1]) == room
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ((2, None), "wants 2 GPU, the most that a node of the Ray cluster at 10.0.0.5:6379 has is 1: choose"),
+        ((0, 17), "wants 17 cores, the most that a node of the Ray cluster at 10.0.0.5:6379 has is 16: ask"),
+        ((1, 16), "no node has 16 CPUs and 1 GPUs for a job: the most that one has are 16 CPUs and 1 GPUs"),
+    ],
+)
+def test_what_fits_on_no_node_is_refused(asked, said):
+    with pytest.raises(UsageError, match=said):
+        cluster((16, 0), (8, 1)).job_resources(gpus=asked[0], cpus=asked[1])
+
+
+def test_a_cluster_without_nodes_for_jobs_has_room_for_none():
+    with pytest.raises(UsageError, match="no node has 1 CPUs"):
+        cluster((0, 0)).job_resources(gpus=None, cpus=None)
+
+
+def test_gpus_are_said_with_their_place(devices):
+    devices(gpus=2, cores=8)
+    assert this_machine().gpus_shown() == "2 GPUs here"
+    assert cluster((4, 1)).gpus_shown() == "1 GPU on the Ray cluster at 10.0.0.5:6379"
+    assert cluster((4, 0)).gpus_shown() == "no GPU on the Ray cluster at 10.0.0.5:6379"

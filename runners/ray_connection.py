@@ -1,0 +1,195 @@
+"""The connection to Ray, a local one of our own or a running cluster: code shipped, signals kept, nothing printed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import worker as ray_worker
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from runners.scratch import scratch_folder, scratch_parent
+from sweeper.errors import SweeperError, UsageError
+from sweeper.machine import Machines, Node
+
+PACKAGES = ("model", "runners", "sweeper")
+"""Shipped to workers: their names are generic, so a worker never looks for them in a working directory."""
+
+OBJECT_STORE_BYTES = 80 * 2**20
+"""Only small events pass through the store; Ray wants 75 MiB at least."""
+
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker without a GPU of its own sees none
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints tables even at verbosity 0
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's would finish the running step first
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e12",  # the ledger is the only memory
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # as many as there is room for, once that is known
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+"""Read from the environment by Ray and Tune, here and in the workers."""
+
+
+@contextlib.contextmanager
+def connected(address: str | None = None) -> Iterator[None]:
+    """Connected to Ray: as this process is already, else to `address`, else to a local Ray of our own.
+
+    Workers get PACKAGES shipped and an empty working directory, so that neither the driver's directory nor
+    anything in it is on their import path.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    with environment(SETTINGS), quiet(), scratch_folder(scratch_parent()) as scratch:
+        empty = scratch / "empty"
+        empty.mkdir()
+        runtime_env = {
+            "working_dir": str(empty),
+            "py_modules": [_folder_of(package) for package in PACKAGES],
+            "env_vars": SETTINGS,
+        }
+        local = {
+            "num_cpus": len(os.sched_getaffinity(0)),
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_temp_dir": str(scratch),
+        }
+        try:
+            with _interrupt_afterwards(), _refused(address):
+                ray.init(
+                    address=address or "local",
+                    namespace="sweeper",
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                    runtime_env=runtime_env,
+                    **({} if address else local),
+                )
+            with _sigterm_interrupts():
+                yield
+        finally:
+            with _interrupt_afterwards():
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def _refused(address: str | None) -> Iterator[None]:
+    """Say in one line that a cluster, which had answered a moment ago, doesn't take us."""
+    try:
+        yield
+    except (ConnectionError, RuntimeError) as error:
+        if address is None:
+            raise
+        why = str(error.__cause__ or error).strip().splitlines()[-1]
+        raise UsageError(f"the Ray cluster at {address} can't be joined: {why}") from error
+
+
+def machines() -> Machines:
+    """The nodes of the Ray that this process is connected to."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Machines(nodes=tuple(Node(cpus=int(of.get("CPU", 0)), gpus=int(of.get("GPU", 0))) for of in alive))
+
+
+def on_node(node_id: str, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
+    """What `function` returns on a node of the cluster.
+
+    TimeoutError where it takes longer or the node is lost (a node that was silent once isn't waited for again); else
+    what Ray raises.
+    """
+    if node_id in _silent or not any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes()):
+        raise TimeoutError("it's lost")
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+    try:
+        return ray.get(task.remote(*arguments), timeout=seconds)
+    except TimeoutError:
+        _silent.add(node_id)
+        raise TimeoutError(f"no answer in {seconds:.0f} s") from None
+
+
+_silent: set[str] = set()
+"""Nodes that were asked for something in vain."""
+
+
+def _folder_of(package: str) -> str:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise SweeperError(f"the package {package} is not installed as a folder")
+    return str(Path(next(iter(spec.submodule_search_locations))).absolute())
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM (a scheduler's, or `timeout`'s) ends a run as Ctrl-C does; Ray's own handler would dump its stack."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if callable(before) else signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _interrupt_afterwards() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block: a Ray half started crashes when it is shut down. A second doesn't."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    came: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        came.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """With these variables in this process' environment, put back afterwards."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing of Ray's own on the terminal: what matters comes back as events and errors."""
+    logger = logging.getLogger("ray")
+    level, show = logger.level, ray_worker.print_to_stdstream
+    logger.setLevel(logging.CRITICAL)
+    # Ray prints "A worker died or was killed" whatever log_to_driver says, and has no switch for it.
+    ray_worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        ray_worker.print_to_stdstream = show
