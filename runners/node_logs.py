@@ -60,7 +60,6 @@ def remove(log: Path) -> None:
 
 def keep(piece: Piece, log: Path) -> None:
     """Add a piece to the driver's log."""
-    if piece.text:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
-            file.write(piece.text)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        file.write(piece.text)

@@ -41,8 +41,8 @@ def survey(address: str) -> Machines:
     if said["token"]:
         os.environ["RAY_AUTH_MODE"] = "token"
     nodes = tuple(Node(cpus=node["cpus"], gpus=node["gpus"]) for node in said["nodes"])
-    several = f" ({len(nodes)} nodes)" if len(nodes) > 1 else ""
-    return Machines(nodes=nodes, name=f"the Ray cluster at {found}{several}", address=found)
+    several = f" of {len(nodes)} nodes" if len(nodes) > 1 else ""
+    return Machines(nodes=nodes, name=f"the Ray cluster{several} at {found}", address=found)
 
 
 def _require_listener(address: str) -> None:

@@ -3,12 +3,14 @@
 import json
 import math
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from trial_jobs import job, write_chain
 
 from runners.data.dataset import held_out_batches, open_data
+from runners.job_run import DEFAULT_TARGET, JobRun
 from runners.optimizer import lr_factor
 from runners.training import Training
 from runners.trial import run_job, thinned
@@ -250,3 +252,25 @@ def test_more_shapes_than_the_recompile_limit_compile_in_one_process(chain):
     for width in (16, 32, 48):
         run = job(chain[0], compile=True, steps=1, eval_tokens=512, shape={"d_model": width, "ffn_hidden": 16})
         assert last(run).environment["graph_breaks"] == 0
+
+
+def test_other_data_of_the_same_name_fails_before_a_step_is_taken(chain, tmp_path):
+    own = open_data("chain", str(chain[0]), 16).fingerprint
+    told = job(chain[0], steps=2)
+    assert last(replace(told, data_fingerprint=own)).environment["data_fingerprint"] == own
+    other = JobRun(replace(told, data_fingerprint="0123456789abcdef"), job_target=DEFAULT_TARGET, logs=tmp_path)
+    failed = other.next_event()
+    other.close()
+    assert failed.type == "failed"
+    assert failed.error.startswith(f"DataError: chain: the data where this job runs has fingerprint {own} (")
+    assert failed.error.endswith("the driver's has 0123456789abcdef: bring the same files to every node")
+
+
+def test_data_that_the_driver_has_and_this_machine_lacks_is_missed_by_its_path(tmp_path):
+    lost = JobRun(replace(job(tmp_path / "nowhere"), data_fingerprint="abc"), job_target=DEFAULT_TARGET, logs=tmp_path)
+    failed = lost.next_event()
+    lost.close()
+    assert failed.error == (
+        f"DataError: data: {tmp_path / 'nowhere'} isn't on the machine of this job: "
+        "it has to be at that path on every node"
+    )
