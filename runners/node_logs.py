@@ -11,6 +11,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from runners.job_run import log_path
+from sweeper.records import Job
+
+BASE = "sweeper-logs"
 MOST_BYTES = 256 * 1024
 """Of one piece: of what is longer, the end."""
 
@@ -23,9 +27,9 @@ class Piece:
     end: int
 
 
-def folder_of(run: str, attempt: int) -> Path:
-    """Where this machine keeps the logs of one attempt at the jobs of a run."""
-    return Path(tempfile.gettempdir()) / f"sweeper-logs-{os.getuid()}" / run / str(attempt)
+def folder_of(run: str, job: Job) -> Path:
+    """Where this machine keeps the log of one attempt at a job of a run; nobody else writes there."""
+    return Path(tempfile.gettempdir()) / f"{BASE}-{os.getuid()}" / f"{run}-{job.job_id}-{job.attempt}"
 
 
 def added(log: Path, start: int) -> Piece:
@@ -42,20 +46,19 @@ def added(log: Path, start: int) -> Piece:
     return Piece(text=left_out + text, end=kept + len(text))
 
 
-def rest(run: str, attempt: int, name: str, start: int) -> Piece:
+def rest(run: str, job: Job, start: int) -> Piece:
     """On its node: what a log that nobody writes to any more has from byte `start` on. The log is removed."""
-    log = folder_of(run, attempt) / name
+    log = log_path(job, folder_of(run, job))
     piece = added(log, start)
     remove(log)
     return piece
 
 
 def remove(log: Path) -> None:
-    """Remove a log, and its folders where they're empty then."""
+    """Remove a log with its folder."""
     log.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        for folder in list(log.parents)[:3]:
-            folder.rmdir()
+        log.parent.rmdir()
 
 
 def keep(piece: Piece, log: Path) -> None:

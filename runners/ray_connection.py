@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import ray
 from ray._private import worker as ray_worker
+from ray.exceptions import TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runners.scratch import scratch_folder, scratch_parent
@@ -26,6 +28,9 @@ PACKAGES = ("model", "runners", "sweeper")
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """Only small events pass through the store; Ray wants 75 MiB at least."""
+
+LOOK_SECONDS = 5.0
+"""Between two looks at which nodes there are."""
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -100,6 +105,23 @@ def machines() -> Machines:
     return Machines(nodes=tuple(Node(cpus=int(of.get("CPU", 0)), gpus=int(of.get("GPU", 0))) for of in alive))
 
 
+class Room:
+    """How many jobs the connected Ray has room for at once. Nodes come and go: it is looked at anew now and then."""
+
+    def __init__(self, *, cpus: int, gpus: int) -> None:
+        """UsageError where no node has room for one."""
+        self._wanted = {"cpus": cpus, "gpus": gpus}
+        self._jobs, self._seen = machines().room(**self._wanted), time.monotonic()
+
+    def jobs(self) -> int:
+        """At least 1: where all such nodes are lost, a job waits for one."""
+        if time.monotonic() - self._seen > LOOK_SECONDS:
+            with contextlib.suppress(UsageError):
+                self._jobs = machines().room(**self._wanted)
+            self._seen = time.monotonic()
+        return self._jobs
+
+
 def on_node(node_id: str, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
     """What `function` returns on a node of the cluster.
 
@@ -107,16 +129,17 @@ def on_node(node_id: str, function: Callable[..., Any], *arguments: Any, seconds
     what Ray raises.
     """
     if node_id in _silent or not any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes()):
-        raise TimeoutError("it's lost")
+        raise TimeoutError(_LOST)
     there = NodeAffinitySchedulingStrategy(node_id, soft=False)
     task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
     try:
         return ray.get(task.remote(*arguments), timeout=seconds)
-    except TimeoutError:
+    except (TimeoutError, TaskUnschedulableError) as error:
         _silent.add(node_id)
-        raise TimeoutError(f"no answer in {seconds:.0f} s") from None
+        raise TimeoutError(f"no answer in {seconds:.0f} s" if isinstance(error, TimeoutError) else _LOST) from None
 
 
+_LOST = "the node is lost"
 _silent: set[str] = set()
 """Nodes that were asked for something in vain."""
 

@@ -32,7 +32,7 @@ from runners import node_logs, ray_connection
 from runners.in_process import Asked
 from runners.job_run import DEFAULT_TARGET, JobRun, last_lines, log_path, settle_threads, stopped
 from runners.node_logs import Piece
-from runners.ray_connection import SETTINGS
+from runners.ray_connection import SETTINGS, Room
 from runners.scratch import scratch_folder, scratch_parent
 from runners.stack import Worker, inventory
 from sweeper.errors import SweeperError
@@ -66,7 +66,7 @@ class JobTrainable(tune.Trainable):
 
     def _start(self, config: Mapping[str, Any]) -> None:
         job = Job.from_dict(json.loads(config["job"]))
-        logs = Path(config["logs"]) if config["logs"] else node_logs.folder_of(config["run"], job.attempt)
+        logs = Path(config["logs"]) if config["logs"] else node_logs.folder_of(config["run"], job)
         self._run = JobRun(job, job_target=config["target"], logs=logs)
         self._handed_over = None if config["logs"] else Piece(text=b"", end=0)
         self._log = log_path(job, logs)
@@ -119,7 +119,7 @@ class _Desk:
     `logs` is the driver's folder; `afar`: workers don't write there, but on their own nodes' disks.
     """
 
-    def __init__(self, session: Asked, *, room: int, job_config: Mapping[str, Any], logs: Path, afar: bool) -> None:
+    def __init__(self, session: Asked, *, room: Room, job_config: Mapping[str, Any], logs: Path, afar: bool) -> None:
         self._session, self._room, self._job_config = session, room, job_config
         self._logs, self._afar = logs, afar
         self._handed: dict[str, _Handed] = {}
@@ -128,7 +128,7 @@ class _Desk:
 
     def ask(self, trial_id: str) -> dict[str, Any] | str | None:
         """A trial's config; None when no device is free or no job is ready; Searcher.FINISHED at the end."""
-        if len(self._handed) >= self._room:
+        if len(self._handed) >= self._room.jobs():
             return None
         with self._keep_error():
             answer = self._again.pop() if self._again else self._session.ask()
@@ -193,13 +193,13 @@ class _Desk:
         """Get what a dead worker has left of its log; "", or why it isn't to be had."""
         if handed.worker is None:
             return "(its worker died before the job began: Ray's own logs on its node may say why)"
-        node_id, name = handed.worker.node_id, log_path(handed.job, Path()).name
-        of_run = (self._job_config["run"], handed.job.attempt, name, handed.logged)
+        node_id, run, job = handed.worker.node_id, self._job_config["run"], handed.job
         try:
-            piece = ray_connection.on_node(node_id, node_logs.rest, *of_run, seconds=LOG_SECONDS)
+            piece = ray_connection.on_node(node_id, node_logs.rest, run, job, handed.logged, seconds=LOG_SECONDS)
         except (RayError, TimeoutError) as error:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return f"(the last lines of its log are on node {handed.worker.node}, which doesn't give them: {why})"
+            folder = f"{node_logs.BASE}-*/{run}-{job.job_id}-{job.attempt}"
+            return f"(its last lines stay on node {handed.worker.node}, in {folder} of the temporary folder: {why})"
         self._keep_log(handed, piece)
         return ""
 
@@ -275,10 +275,10 @@ def run(
     own = {"target": job_target, "cpus": cpus, "gpus": gpus, "run": key, "logs": None if address else str(logs)}
     settings, quiet = ray_connection.environment(SETTINGS), ray_connection.quiet()
     with ray_connection.connected(address), settings, quiet, scratch_folder(scratch_parent()) as storage:
-        room = ray_connection.machines().room(cpus=cpus, gpus=gpus)
+        room = Room(cpus=cpus, gpus=gpus)
         desk = _DESKS[key] = _Desk(session, room=room, job_config=own, logs=logs, afar=address is not None)
         # Else Tune starts workers one after another, and short jobs take the idle ones before a new one is up.
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(room)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(room.jobs())
         try:
             tune.run(
                 JobTrainable,
@@ -319,6 +319,7 @@ def cause_of_death(report: str) -> str:
 
 _SIGNS = {
     "its node has died": "its node was lost",
+    "temporarily unavailable": "its node doesn't answer any more",
     "low on memory": "Ray ended it because the machine was running out of memory",
     "Worker unexpectedly exits": "it was killed (out of memory?) or crashed",
 }

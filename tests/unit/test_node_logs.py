@@ -2,10 +2,10 @@
 
 import tempfile
 
-import pytest
-
 from runners import node_logs
+from runners.job_run import log_path
 from runners.node_logs import MOST_BYTES, Piece
+from tests.fakes import make_job
 
 
 def test_pieces_put_together_are_the_log(tmp_path):
@@ -32,18 +32,14 @@ def test_of_a_long_piece_the_end_is_handed_over(tmp_path):
 
 def test_the_rest_is_taken_along_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    log = node_logs.folder_of("run", 2) / "job.log"
-    log.parent.mkdir(parents=True)
-    log.write_text("told already, not yet")
-    other = log.with_name("other.log")
-    other.write_text("another job's")
-    assert node_logs.rest("run", 2, "job.log", 14) == Piece(text=b" not yet"[1:], end=21)
-    assert other.exists()
-    node_logs.remove(other)
-    assert list(tmp_path.iterdir()) == []
+    logs = [log_path(job, node_logs.folder_of("run", job)) for job in (make_job(1), make_job(1, attempt=2))]
+    for log in logs:
+        log.parent.mkdir(parents=True)
+        log.write_text("told already, not yet")
+    assert node_logs.rest("run", make_job(1), 14) == Piece(text=b"not yet", end=21)
+    assert not logs[0].parent.exists()
+    assert logs[1].exists()
 
 
 def test_where_there_is_no_log_there_is_nothing_to_hand_over(tmp_path):
     assert node_logs.added(tmp_path / "none.log", 5) == Piece(text=b"", end=5)
-    with pytest.raises(FileNotFoundError):
-        (tmp_path / "none.log").stat()
