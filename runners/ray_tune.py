@@ -186,7 +186,8 @@ class _Desk:
 
     def _keep_log(self, handed: _Handed, piece: Piece | None) -> None:
         if piece is not None:
-            node_logs.keep(piece, log_path(handed.job, self._logs))
+            with self._keep_error():
+                node_logs.keep(piece, log_path(handed.job, self._logs))
             handed.logged = piece.end
 
     def _fetch_log(self, handed: _Handed) -> str:

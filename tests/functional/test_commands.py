@@ -345,7 +345,7 @@ def test_fresh_sets_a_damaged_ledger_aside(said, folder, monkeypatch):
 def test_a_damaged_plan_leaves_the_folders_name(said, folder, monkeypatch, plan):
     (folder / "plan.json").write_text(plan, errors="surrogateescape")
     seen = {}
-    monkeypatch.setattr("sweeper.cli._make_plan", lambda *_: seen.update(profile=loaded.profile))
+    monkeypatch.setattr("sweeper.cli._make_plan", lambda loaded, *_: seen.update(profile=loaded.profile))
     monkeypatch.setattr("sweeper.study_run.StudyRun.replayed", lambda run, records: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["status", str(folder), "--debug"])
