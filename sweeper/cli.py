@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.arguments import RUNS, again, parser
 from sweeper.errors import SweeperError, UsageError
+from sweeper.machine import Machines, cpu_count, this_machine
 from sweeper.places import load_folder, results_in, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sweeper.machine import Machines
     from sweeper.planning.plan import Plan
     from sweeper.session import Session
     from sweeper.study.schema import LoadedStudy
@@ -76,7 +76,6 @@ def _console(*, stderr: bool = False) -> Console:
 def _machines(arguments: Any) -> Machines:
     """Where a run's jobs go: this machine, or the cluster at --address."""
     from runners.ray_survey import survey
-    from sweeper.machine import this_machine
 
     if arguments.address is not None and arguments.runner == "in-process":
         raise UsageError("--address joins a Ray cluster, --runner in-process uses none: leave one of them out")
@@ -86,7 +85,6 @@ def _machines(arguments: Any) -> Machines:
 
 def _make_plan(loaded: LoadedStudy, records: Sequence[Any] = (), machines: Machines | None = None) -> Plan:
     from runners.data.inventory import train_tokens
-    from sweeper.machine import this_machine
     from sweeper.planning.estimates import calibrate
     from sweeper.planning.plan import make_plan
     from sweeper.planning.train_tokens import TrainTokens
@@ -111,7 +109,6 @@ def _open(arguments: Any, machines: Machines | None = None) -> StudyRun:
     The profile and the estimates are those for `machines`, this one unless told otherwise.
     """
     from sweeper.ledger import read
-    from sweeper.machine import this_machine
     from sweeper.run_folder import RunFolder
     from sweeper.study.loader import load
     from sweeper.study_run import StudyRun
@@ -329,7 +326,6 @@ def _train(arguments: Any) -> None:
     from runners.checkpoint import Checkpoints, outlook
     from runners.hf_export import export_finished
     from sweeper.ledger import read
-    from sweeper.machine import cpu_count, this_machine
     from sweeper.planning.plan import plan_json
     from sweeper.report.tables import plan_table
     from sweeper.run_folder import RunFolder
