@@ -50,7 +50,8 @@ class JobTrainable(tune.Trainable):
     """A worker process: runs one job after another, one `step` per event, until one has run out of memory.
 
     What is left of the memory then may be in pieces, on the device and on the host: the next job gets a new process.
-    Where a worker runs and on what is told first of all, before each job, which may end it without another word.
+    Afar from the driver a worker tells before each job where it runs and on what: the job may end it without another
+    word.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -70,10 +71,10 @@ class JobTrainable(tune.Trainable):
         self._run = JobRun(job, job_target=config["target"], logs=logs)
         self._handed_over = None if config["logs"] else Piece(text=b"", end=0)
         self._log = log_path(job, logs)
-        self._told, self._spent = False, False
+        self._told, self._spent = bool(config["logs"]), False
 
     def step(self) -> dict[str, Any]:
-        """The worker itself, then event by event of the job, each with what was logged since the one before."""
+        """From afar the worker itself; then event by event of the job, each with what was logged meanwhile."""
         if not self._told:
             self._told = True
             return {"worker": self._worker, DONE: False}
@@ -116,12 +117,15 @@ class _Handed:
 class _Desk:
     """What searcher and scheduler share: the session, and which job each of Tune's trials is.
 
-    `logs` is the driver's folder; `afar`: workers don't write there, but on their own nodes' disks.
+    `logs` is the driver's folder; `afar`: workers don't write there, but on their own nodes' disks. Else they run on
+    what is found `here`.
     """
 
-    def __init__(self, session: Asked, *, room: Room, job_config: Mapping[str, Any], logs: Path, afar: bool) -> None:
+    def __init__(
+        self, session: Asked, *, room: Room, job_config: Mapping[str, Any], logs: Path, here: Mapping[str, Any] | None
+    ) -> None:
         self._session, self._room, self._job_config = session, room, job_config
-        self._logs, self._afar = logs, afar
+        self._logs, self._here, self._afar = logs, here or {}, here is None
         self._handed: dict[str, _Handed] = {}
         self._again: list[Job] = []
         self.error: Exception | None = None
@@ -176,13 +180,12 @@ class _Desk:
 
     def _placed(self, event: Final | Speed | Failed, worker: Worker | None) -> Event:
         """An outcome with where it comes from: a failure with its worker's stack, from afar any with its node."""
-        if worker is None:
-            return event
-        node = {"node": worker.node} if self._afar else {}
+        node = {"node": worker.node} if worker else {}
         if not isinstance(event, Failed):
             return replace(event, environment={**event.environment, **node})
-        error = f"{event.error} (on node {worker.node})" if self._afar else event.error
-        return replace(event, error=error, environment={**worker.stack, **event.environment, **node})
+        error = f"{event.error} (on node {worker.node})" if worker else event.error
+        stack = worker.stack if worker else self._here
+        return replace(event, error=error, environment={**stack, **event.environment, **node})
 
     def _keep_log(self, handed: _Handed, piece: Piece | None) -> None:
         if piece is not None:
@@ -277,7 +280,8 @@ def run(
     settings, quiet = ray_connection.environment(SETTINGS), ray_connection.quiet()
     with ray_connection.connected(address), settings, quiet, scratch_folder(scratch_parent()) as storage:
         room = Room(cpus=cpus, gpus=gpus)
-        desk = _DESKS[key] = _Desk(session, room=room, job_config=own, logs=logs, afar=address is not None)
+        here = None if address else inventory(cuda=gpus > 0, threads=cpus)
+        desk = _DESKS[key] = _Desk(session, room=room, job_config=own, logs=logs, here=here)
         # Else Tune starts workers one after another, and short jobs take the idle ones before a new one is up.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(room.jobs())
         try:

@@ -119,7 +119,7 @@ class StudyRun:
                     if "missing" in known.states().values() or known.to_propose:
                         # Importing MLflow keeps a core busy: on two cores that would slow the first trial.
                         tracker.drain(START_SECONDS)
-                        driver = self.search.driver(device=device)
+                        driver = self.search.driver(device=device, at_a_time=at_a_time)
                         observers = [tracker.observe, *([mirror.observe] if mirror else [])]
                         self._drive(driver, ledger, runner, console, observers, at_a_time, fingerprint_of)
                 except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from sweeper.planning.plan import PlannedConfig
 from sweeper.planning.totals import SPARE
 from sweeper.records import DeviceType, Final, Job, Speed
 from sweeper.search import make_strategy
+from sweeper.search._base import Fixed
 from sweeper.search.driver import Driver
 from sweeper.search.early_stop import SuccessiveHalving
 from sweeper.search.further_seeds import FurtherSeeds, Standing
@@ -43,8 +44,8 @@ class StudySearch:
         drawn = random.Random(search.seed).sample(range(len(configs)), MOST_CANDIDATES)
         return tuple([configs[number] for number in sorted(drawn)])
 
-    def driver(self, *, device: DeviceType = "cpu") -> Driver:
-        """A Driver that has been told nothing yet."""
+    def driver(self, *, device: DeviceType = "cpu", at_a_time: int = 1) -> Driver:
+        """A Driver that has been told nothing yet; on several devices jobs come longest first, by the plan."""
         study, trials = self.loaded.study, self.loaded.study.search.trials
         micro_batches = {
             planned.config.config_id: MicroBatches(
@@ -60,6 +61,9 @@ class StudySearch:
             axes=study.differing,
             objectives=study.objectives,
         )
+        if at_a_time > 1 and isinstance(strategy, Fixed):
+            seconds = {planned.config: planned.seconds for planned in self.candidates}
+            strategy.put_longest_first(seconds.__getitem__, among=trials)
         path, hours, stop = self.loaded.data_path, study.search.max_gpu_hours, study.search.early_stop
         settings = JobSettings(
             data_path=str(path) if path else None,

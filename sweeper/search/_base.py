@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from sweeper.records import Config, Final
@@ -39,6 +40,11 @@ class Fixed:
 
     def __init__(self, configs: list[Config]) -> None:
         self._configs, self._next = configs, 0
+
+    def put_longest_first(self, seconds: Callable[[Config], float], *, among: int | None) -> None:
+        """Sort the first `among` (all where None) by how long they take: so that several devices end together."""
+        first = sorted(self._configs[:among], key=seconds, reverse=True)
+        self._configs[:among] = first
 
     @property
     def left(self) -> int:
