@@ -11,7 +11,7 @@ With L layers, width d, h query heads of size dh, kv key/value heads, FFN f, voc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 DEFAULT_HEAD_DIM = 64
@@ -106,7 +106,7 @@ class Shape:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def neighbours(value: int, multiple: int) -> tuple[int, int]:

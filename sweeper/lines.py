@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from sweeper.records import (
@@ -19,6 +19,7 @@ from sweeper.records import (
     Rung,
     Speed,
     SpeedSummary,
+    flat,
     without_none,
 )
 
@@ -63,19 +64,19 @@ def event_record(event: Event) -> dict[str, Any]:
     """The ledger line of an event, without its time: ids, device, seed, config and the event's own fields."""
     job = event.job
     own = {
-        key: asdict(value) if isinstance(value, SpeedSummary) else value
+        key: flat(value) if isinstance(value, SpeedSummary) else value
         for key, value in vars(event).items()
         if key not in ("job", "type")
     }
     device = event.environment.get("device") if not isinstance(event, Rung) else None
     record = {"schema": SCHEMA, "type": event.type, **job.ids(), "device": device, "attempt": job.attempt}
     if not isinstance(event, Rung):
-        record |= {"seed": job.seed, **job.config.to_dict(), "execution": asdict(job.execution)}
+        record |= {"seed": job.seed, **job.config.to_dict(), "execution": flat(job.execution)}
         if job.resolved != UNRESOLVED:
-            record["resolved"] = without_none(asdict(job.resolved))
+            record["resolved"] = without_none(flat(job.resolved))
         if job.memory_bytes is not None:
             record["memory_bytes"] = job.memory_bytes
-        record["params"] = asdict(job.config.shape.params)
+        record["params"] = flat(job.config.shape.params)
     return {**record, **own}
 
 

@@ -7,12 +7,12 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from sweeper.lines import event_from_record
-from sweeper.records import Job
+from sweeper.records import Job, flat
 from sweeper.useful import of_own_seconds
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -147,9 +147,9 @@ def study_params(study: Mapping[str, Any]) -> dict[str, str]:
 def trial_params(job: Job) -> dict[str, str]:
     """Shape, recipe (`optimizer.lr` …), exact counts (`params.total` …), micro-batch, compile and seed."""
     config = job.config
-    counts = {f"params.{name}": count for name, count in asdict(config.shape.params).items()}
+    counts = {f"params.{name}": count for name, count in flat(config.shape.params).items()}
     recipe = study_params(config.recipe.to_dict())
-    own = {**config.shape.to_dict(), **counts, **asdict(job.execution), "seed": job.seed}
+    own = {**config.shape.to_dict(), **counts, **flat(job.execution), "seed": job.seed}
     return {**recipe, **{key: _text(value) for key, value in own.items()}}
 
 

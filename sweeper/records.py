@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -95,9 +95,10 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that apply, and `tokens`, as plain JSON values."""
-        plain = without_none({**asdict(self), "tokens": self.tokens})
-        plain["optimizer"]["betas"] = list(self.optimizer.betas)
-        return plain
+        optimizer = {**flat(self.optimizer), "betas": list(self.optimizer.betas)}
+        if self.optimizer.base is not None:
+            optimizer["base"] = flat(self.optimizer.base)
+        return without_none({**flat(self), "optimizer": optimizer, "tokens": self.tokens})
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Recipe:
@@ -108,6 +109,11 @@ class Recipe:
         if "base" in optimizer:
             optimizer["base"] = Base(**optimizer["base"])
         return cls(optimizer=Optimizer(**optimizer), **fields)
+
+
+def flat(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, as they are: `dataclasses.asdict` copies them, at ten times the cost."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def without_none(plain: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +166,7 @@ def probe_id(config: Config, execution: Execution) -> str:
     return "p" + digest(
         {
             "shape": config.shape.to_dict(),
-            "execution": asdict(execution),
+            "execution": flat(execution),
             "recipe": [recipe.seq_len, recipe.tokens_per_step, recipe.precision, recipe.optimizer.name, *fp8],
         }
     )
@@ -250,7 +256,7 @@ class Job:
         return {
             "kind": self.kind,
             "config": self.config.to_dict(),
-            "execution": asdict(self.execution),
+            "execution": flat(self.execution),
             "seed": self.seed,
             "attempt": self.attempt,
             "data_path": self.data_path,
@@ -258,7 +264,7 @@ class Job:
             "device": self.device,
             "memory_bytes": self.memory_bytes,
             "shared_ok": self.shared_ok,
-            "resolved": asdict(self.resolved),
+            "resolved": flat(self.resolved),
             "reference": self.reference.to_dict() if self.reference else None,
             "reference_every_s": self.reference_every_s,
         }
