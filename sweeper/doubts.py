@@ -11,7 +11,9 @@ from sweeper.conditions import device_state_doubts, precision_doubts, unscaled_d
 from sweeper.labels import listed, short
 from sweeper.noise import AdditiveFit
 from sweeper.observations import JobState, Measured, Record, State
+from sweeper.points import Point
 from sweeper.records import Config
+from sweeper.search.further_seeds import SURELY_OFF, SURELY_ON
 from sweeper.search.outcomes import MAX_ATTEMPTS
 
 WIDE_WINDOWS = 0.15
@@ -80,6 +82,21 @@ def _seed_doubts(m: Measured, fits: Mapping[str, AdditiveFit]) -> list[str]:
         )
         doubts.append(f"Not every config has every seed: {how}.")
     return doubts
+
+
+def undecided_doubts(points: Sequence[Point], most_seeds: int | None) -> list[str]:
+    """Of a study that gives further seeds where they matter: what as many as it may give did not decide."""
+    if most_seeds is None:
+        return []
+    undecided = [
+        point.label
+        for point in points
+        if len(point.samples) >= most_seeds and SURELY_OFF < (point.p_frontier or 0.0) < SURELY_ON
+    ]
+    if not undecided:
+        return []
+    are = f"{'are' if len(undecided) > 1 else 'is'} neither surely on the frontier nor surely off it"
+    return [f"{listed(undecided, most=6)} {are} at {most_seeds} seeds: a larger `seeds.max` may decide."]
 
 
 def _epoch_doubts(finals: Sequence[Record]) -> list[str]:

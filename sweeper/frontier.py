@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sweeper.dominance import hypervolume, judge
-from sweeper.doubts import device_doubts, held_equal, study_doubts
+from sweeper.doubts import device_doubts, held_equal, study_doubts, undecided_doubts
 from sweeper.drift import Drift, ReferenceLog, drift_doubts, reference_log
 from sweeper.errors import UsageError
 from sweeper.joint import frontier_probabilities
@@ -118,14 +118,16 @@ def frontier(
     planned: Sequence[PlannedPoint],
     objectives: Mapping[str, str],
     seeds: Seeds = None,
+    most_seeds: int | None = None,
     to_propose: int = 0,
     put_last: Sequence[Mapping[str, Any]] = (),
 ) -> Frontier:
     """The frontier of each kind of device that measured at least one of the `planned` points.
 
-    `records` are ledger lines; those of ids not planned are ignored. `seeds` is how many each config should
-    have (trials of further seeds are ignored), None to go by what was asked; `to_propose` are the trainings of configs
-    that the search has yet to choose. Raises UsageError for an objective that isn't supported.
+    `records` are ledger lines; those of ids not planned are ignored. `seeds` is how many each config should have
+    (trials of further seeds are ignored), None to go by what was asked, and `most_seeds` how many any may get, where
+    that depends on outcomes; `to_propose` are the trainings of configs that the search has yet to choose; `put_last`
+    is what `search.prune` has put last and not trained. Raises UsageError for an objective that isn't supported.
     """
     for name, direction in objectives.items():
         if name not in METRICS or direction not in ("min", "max"):
@@ -134,7 +136,10 @@ def frontier(
             )
     records = list(records)
     states = job_states(records, planned, seeds)
-    frontiers = device_frontiers(records, planned, objectives, seeds)
+    frontiers = [
+        replace(one, doubts=(*one.doubts, *undecided_doubts(one.points, most_seeds)))
+        for one in device_frontiers(records, planned, objectives, seeds)
+    ]
     return Frontier(
         study=study,
         profile=profile,

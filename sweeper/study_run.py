@@ -241,6 +241,7 @@ class StudyRun:
             planned=self.points(driver),
             objectives=study.objectives,
             seeds=self.seeds(driver, records),
+            most_seeds=study.trial.most_seeds if study.trial.most_seeds > study.trial.first_seeds else None,
             to_propose=driver.to_propose,
             put_last=self.search.described(driver.put_last.values()),
         )

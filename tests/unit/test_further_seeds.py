@@ -142,6 +142,14 @@ def test_the_end_is_where_all_is_decided_or_has_the_most():
     found = frontier(records, study="s", profile="full", planned=POINTS, objectives=OBJECTIVES, seeds=machine.seeds)
     for point in found.frontiers[0].points:
         assert seeds[point.config_id] == 4 or not 0.05 < point.p_frontier < 0.95
+    again = frontier(
+        records, study="s", profile="full", planned=POINTS, objectives=OBJECTIVES, seeds=machine.seeds, most_seeds=4
+    )
+    undecided = [p.label for p in found.frontiers[0].points if 0.05 < p.p_frontier < 0.95]
+    (doubt,) = set(again.frontiers[0].doubts) - set(found.frontiers[0].doubts)
+    assert undecided
+    assert all(label in doubt for label in undecided)
+    assert "at 4 seeds: a larger `seeds.max` may decide" in doubt
     assert found.to_do == 0
     assert found.jobs == {"ok": len(events)}
 
