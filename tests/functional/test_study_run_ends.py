@@ -26,7 +26,7 @@ def wait_for_finals(place, process, count):
 
 @pytest.mark.parametrize("kill_after", [1, 3])
 def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(place, kill_after):
-    write_study(place, tokens="30k")
+    write_study(place, tokens="12k")
     process = subprocess.Popen(
         command("run", "tiny.yaml"), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

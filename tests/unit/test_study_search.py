@@ -6,7 +6,10 @@ import pytest
 
 from sweeper.planning.plan import make_plan
 from sweeper.records import Job
+from sweeper.run_folder import RunFolder
 from sweeper.study.loader import load
+from sweeper.study.schema import SeedRange
+from sweeper.study_run import StudyRun
 from sweeper.study_search import StudySearch
 from tests.fakes import make_final
 
@@ -58,3 +61,17 @@ def test_on_one_device_the_order_is_the_study_s(tmp_path):
     )
     depths = [job.config.shape.n_layers for job in asked]
     assert depths == [1, 2, 3, 4, 6, 8, 12, 16, 24] * 2
+
+
+def test_seeds_that_were_trained_count_though_a_range_would_not_ask_for_them(tmp_path):
+    """Two seeds for every config, then three in a row of one, and a fifth that nobody's fourth leads to."""
+    found = search(tmp_path)
+    trial = found.loaded.study.trial.model_copy(update={"seeds": SeedRange(min=2, max=5)})
+    study = found.loaded.study.model_copy(update={"trial": trial})
+    loaded = found.loaded.model_copy(update={"study": study})
+    run = StudyRun(loaded=loaded, plan=make_plan(loaded, cpus=2), folder=RunFolder(root=tmp_path / "r"))
+    config_id = run.plan.configs[0].config.config_id
+    records = [{"type": "final", "config_id": config_id, "seed": seed} for seed in (0, 1, 2, 4)]
+    counted = run.seeds(run.search.driver(), records)
+    assert counted.pop(config_id) == 3
+    assert set(counted.values()) == {2}
