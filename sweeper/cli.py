@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "status": _status,
         "report": _report,
         "merge": _merge,
+        "sync": _sync,
         "shape": _shape,
         "train": _train,
         "ui": _ui,
@@ -141,8 +143,6 @@ def _check(arguments: Any) -> None:
 
 
 def _plan(arguments: Any) -> None:
-    import json
-
     from sweeper.planning.plan import plan_csv, plan_json
 
     run = _open(arguments)
@@ -256,8 +256,6 @@ def _prepare_data(run: StudyRun, console: Console, *, here: bool) -> None:
 
 
 def _status(arguments: Any) -> None:
-    import json
-
     from sweeper.ledger import is_locked, read
     from sweeper.report.tables import status_json, status_table
 
@@ -275,8 +273,6 @@ def _status(arguments: Any) -> None:
 
 
 def _report(arguments: Any) -> None:
-    import json
-
     from sweeper.frontier import frontier_json
     from sweeper.ledger import read
     from sweeper.report.comparison import report_text
@@ -313,13 +309,17 @@ def _merge(arguments: Any) -> None:
     _report(Namespace(**vars(arguments) | of_merged))
 
 
+def _sync(arguments: Any) -> None:
+    from sweeper.sync import sync
+
+    for folder in arguments.folders:
+        print(sync(folder, to=arguments.to))
+
+
 def _shape(arguments: Any) -> None:
-    import json
+    from sweeper.shape_command import shape_output
 
-    from sweeper.shape_command import shape_fields, shape_json, shape_text
-
-    result = shape_json(shape_fields(vars(arguments)), seq_len=arguments.seq_len)
-    print(json.dumps(result, indent=2) if arguments.json else shape_text(result))
+    print(shape_output(vars(arguments)))
 
 
 def _train(arguments: Any) -> None:
@@ -369,8 +369,6 @@ def _ui(arguments: Any) -> int:
 
 
 def _doctor(arguments: Any) -> int:
-    import json
-
     from runners.probes import run_all
     from sweeper.doctor import can_run, doctor_json, examine
     from sweeper.report.findings import findings_text
@@ -386,8 +384,6 @@ def _doctor(arguments: Any) -> int:
 
 
 def _schema(arguments: Any) -> None:
-    import json
-
     from sweeper.study.loader import schema_json
 
     print(json.dumps(schema_json(), indent=2))

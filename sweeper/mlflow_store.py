@@ -91,6 +91,7 @@ class _Loop:
                 self._say(written=None)
             else:
                 wait = 0.0
+                self._error = self._error if self._lost else ""
                 self._say(written=taken)
             waiting = self._next_tasks(wait or None)
 
@@ -348,12 +349,14 @@ def _write_run(client: MlflowClient, run: Run, remote: _Remote) -> None:
     if run.status != "RUNNING" and (remote.status, remote.end_ms) != (run.status, run.end_ms):
         client.set_terminated(remote.run_id, run.status, end_time=run.end_ms)
         remote.status, remote.end_ms = run.status, run.end_ms
+    if run.status != "RUNNING" and remote.tags.pop(WRITTEN, None) is not None:
+        client.delete_tag(remote.run_id, WRITTEN)
 
 
 def _written(run: Run, remote: _Remote) -> int:
     """How many of a run's points are there, at least: writing one again, at its own time, changes nothing.
 
-    A run that ended as it should have is whole, so that no tag need say so; of another a tag says how far it got.
+    A run that ended as it should have is whole, and no tag need say so; of another a tag says how far it got.
     """
     if remote.written is None and (remote.status, remote.end_ms) == (run.status, run.end_ms):
         remote.written = len(run.points)

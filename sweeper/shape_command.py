@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -63,6 +64,12 @@ def counts(value: int | list[int] | None) -> list[int]:
 def preset(flags: Mapping[str, Any]) -> Mapping[str, Any]:
     """The preset that flags name; the guide's current one where they name none, or none that there is."""
     return PRESETS.get(flags.get("preset") or DEFAULT_PRESET) or PRESETS[DEFAULT_PRESET]
+
+
+def shape_output(flags: Mapping[str, Any]) -> str:
+    """What `sweeper shape` prints for its flags, `json` and `seq_len` among them."""
+    result = shape_json(shape_fields(flags), seq_len=flags["seq_len"])
+    return json.dumps(result, indent=2) if flags["json"] else shape_text(result)
 
 
 def shape_json(shape: Shape, *, seq_len: int) -> dict[str, Any]:

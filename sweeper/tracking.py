@@ -46,7 +46,7 @@ class Tracker:
         self.warning: str | None = None
         self._progress = threading.Condition()
         self._received = self._written = 0
-        self._error, self._lost, self._closed, self._gone = "", False, False, False
+        self._error, self._lost, self._closed, self._gone, self._ended = "", False, False, False, False
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, str(Path(__file__).parents[1])],
             stdin=subprocess.PIPE,
@@ -78,6 +78,17 @@ class Tracker:
         """Attach the study, its plan and its results, as far as they exist, to the parent run."""
         self._put("artifacts")
 
+    @property
+    def error(self) -> str:
+        """Why the latest write failed, "" where it didn't."""
+        return self._error
+
+    def end(self, time_ms: int, status: RunStatus = "FINISHED") -> None:
+        """End the parent run as of `time_ms` since the epoch; only the first end counts."""
+        if not self._ended:
+            self._ended = True
+            self._put("end", status, time_ms)
+
     def drain(self, timeout: float) -> bool:
         """Wait, at most `timeout` seconds, until all is written; say whether it is."""
         self._outbox.put(("hurry", True))
@@ -97,7 +108,7 @@ class Tracker:
         if self._closed:
             return
         self._closed = True
-        self._put("end", status, round(time.time() * 1000))
+        self.end(round(time.time() * 1000), status)
         drained = self.drain(timeout)
         if not drained or self._lost:
             why = f" ({self._error})" if self._error else ""

@@ -75,3 +75,9 @@ def test_a_guide_that_is_right_is_not_blamed():
     found = guide_audit.findings(said, list(guide_audit.claimed(said)))
     assert len(found) == 3, "what the first is, a layer, and how many hold"
     assert found[-1] == "Of 5 configurations with a count, 5 are within 5% of one."
+
+
+def test_the_readme_says_how_many_hold():
+    assert "Of 25 configurations with a count, 4 are within 5% of one." in PAGE
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert "of the 25 configurations of one guide, four have the size it says" in readme
