@@ -2,9 +2,7 @@
 
     python benchmarks/overhead.py [--trials N] [--devices N] [--out FILE]
 
-Both run N trials that compute nothing, one after another in one Ray with pretended devices, workers kept warm. Bare
-Tune runs twice: with sweeper's settings for it (no experiment state kept, as many pending trials as there are devices),
-and with its own, as people find it.
+Both run N trials that compute nothing, one after another in one Ray with pretended devices, workers kept warm.
 sweeper's time ends when the last write to MLflow (SQLite) is drained. `callback_ms`: what the driver's ask and tell
 take a trial, the ledger's fsync included; `growth`: mean seconds a trial of the last tenth ÷ those of the first;
 `kib_a_trial`: growth of the driver's resident memory from the first tenth on.
@@ -42,16 +40,12 @@ def main() -> None:
         bare(WARM_UP, Path(folder) / "warm-up")
         result["bare"] = bare(arguments.trials, Path(folder) / "bare")
         print("bare", result["bare"], flush=True)
-        with tunes_own_settings():
-            result["bare_as_it_comes"] = bare(arguments.trials, Path(folder) / "own")
-        print("bare, with Tune's own settings", result["bare_as_it_comes"], flush=True)
         result["sweeper"] = sweeper(arguments.trials, Path(folder) / "sweeper")
         print("sweeper", result["sweeper"], flush=True)
     own, raw = result["sweeper"], result["bare"]
     result["ratio"] = round(own["seconds"] / raw["seconds"], 3)
-    result["ratio_to_as_it_comes"] = round(own["seconds"] / result["bare_as_it_comes"]["seconds"], 3)
     result["added_ms_a_trial"] = round(1000 * (own["seconds"] - raw["seconds"]) / arguments.trials, 2)
-    print({key: result[key] for key in ("ratio", "ratio_to_as_it_comes", "added_ms_a_trial")})
+    print({key: result[key] for key in ("ratio", "added_ms_a_trial")})
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
@@ -76,17 +70,6 @@ def started_ray(devices: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def tunes_own_settings() -> Iterator[None]:
-    """Without what sweeper sets for Tune, but for loggers, which would write records."""
-    ours = {name: os.environ.pop(name) for name in tuple(os.environ) if name.startswith("TUNE_")}
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    try:
-        yield
-    finally:
-        os.environ.update(ours)
 
 
 def summary(began: float, ended: float, ends: list[float], memory: list[int]) -> dict[str, Any]:
