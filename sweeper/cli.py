@@ -149,7 +149,7 @@ def _plan(arguments: Any) -> None:
     if arguments.png is not None:
         from sweeper.report.lattice_figure import lattice_png
 
-        lattice_png(plan_json(run.plan), arguments.png)
+        lattice_png(run.plan, arguments.png)
     if arguments.json:
         print(json.dumps(plan_json(run.plan), indent=2))
     elif arguments.csv:

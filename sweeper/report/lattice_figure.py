@@ -1,16 +1,17 @@
-"""The feasible lattice drawn: depth against width, coloured by FFN, or by how many configs share a place.
-
-Takes `plan.json`'s object, so that it can be drawn again from the file.
-"""
+"""The feasible lattice drawn: depth against width, coloured by FFN, or by how many configs share a place."""
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from sweeper.errors import UsageError
+from sweeper.planning.plan import Plan, PlannedConfigs
 from sweeper.report.figures import DPI, FAINT, INK, save_png
 
 if TYPE_CHECKING:
@@ -18,29 +19,29 @@ if TYPE_CHECKING:
 
 WIDTH_INCHES, HEIGHT_INCHES = 4.8, 4.0
 MOST_TICKS = 12
-MOST_NUMBERS = 120
-"""More places than these are drawn without their numbers."""
+LEAST_POINTS = 4.0
+"""Numbers that would have to be smaller, in typographic points, are left out."""
+
+FAR_APART = 20
+"""Values are coloured by their logarithm where the largest is more than so many times the smallest."""
 
 Place = tuple[int, int]
 
 
-def lattice_png(plan_json: Mapping[str, Any], path: Path) -> None:
-    """Draw the plan's configs to `path`, 960 × 800 pixels: one square for each (d_model, n_layers).
+def lattice_png(plan: Plan, path: Path) -> None:
+    """Draw all of the plan's configs to `path`, 960 × 800 pixels: a cell for each (d_model, n_layers).
 
-    A square's number and colour are its FFN where every place has one, else the number of configs there. A list that
-    was cut, at 10,000 configs, is drawn as far as it goes, and the figure says so. UsageError: `path` can't be written.
+    A cell's number and colour are its FFN where every place has one, else the number of configs there.
+    UsageError: `path` can't be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    numbers, meaning = _numbers(plan_json)
+    numbers, meaning = _numbers(plan)
     figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    lattice = plan_json["lattice"]
-    shown = len(plan_json["configs"])
-    counted = f"{lattice['feasible']:,} of {lattice['points']:,} points are feasible"
-    said = f"{counted}; the first {shown:,} configs are drawn" if plan_json["cut"] else counted
-    title = textwrap.shorten(f"{plan_json['study']} · profile {plan_json['profile']}", 58, placeholder=" …")
+    said = f"{plan.lattice.feasible:,} of {plan.lattice.points:,} points are feasible"
+    title = textwrap.shorten(f"{plan.study} · profile {plan.profile}", 58, placeholder=" …")
     figure.text(0.03, 0.98, title, fontsize=9.5, fontweight="bold", color=INK, va="top", parse_math=False)
     figure.text(0.03, 0.925, said, fontsize=7.5, color=FAINT, va="top")
     axes = figure.add_axes((0.12, 0.13, 0.68, 0.72))
@@ -51,32 +52,49 @@ def lattice_png(plan_json: Mapping[str, Any], path: Path) -> None:
         raise UsageError(f"{path}: {error.strerror}; name a file that can be written") from None
 
 
-def _numbers(plan_json: Mapping[str, Any]) -> tuple[dict[Place, int], str]:
+def _numbers(plan: Plan) -> tuple[dict[Place, int], str]:
     """What stands at each (d_model, n_layers), and what it means."""
-    ffns: dict[Place, set[int]] = {}
+    found = np.unique(_shapes(plan), axis=0, return_counts=True)
+    rows, of_rows = found[0].tolist(), found[1].tolist()
     counts: dict[Place, int] = {}
-    for config in plan_json["configs"]:
-        place = config["shape"]["d_model"], config["shape"]["n_layers"]
-        ffns.setdefault(place, set()).add(config["shape"]["ffn_hidden"])
-        counts[place] = counts.get(place, 0) + 1
-    if all(len(sizes) == 1 for sizes in ffns.values()) and len(set.union(*ffns.values())) > 1:
-        return {place: next(iter(sizes)) for place, sizes in ffns.items()}, "ffn_hidden"
+    for (d_model, n_layers, _), count in zip(rows, of_rows, strict=True):
+        counts[d_model, n_layers] = counts.get((d_model, n_layers), 0) + count
+    ffns = {(d_model, n_layers): ffn_hidden for d_model, n_layers, ffn_hidden in rows}
+    if len(counts) == len(rows) and len(set(ffns.values())) > 1:
+        return ffns, "ffn_hidden"
     return counts, "configs"
+
+
+def _shapes(plan: Plan) -> np.ndarray:
+    """(configs, 3): d_model, n_layers and ffn_hidden of each."""
+    if not isinstance(plan.configs, PlannedConfigs):
+        shapes = [planned.config.shape for planned in plan.configs]
+        return np.array([(shape.d_model, shape.n_layers, shape.ffn_hidden) for shape in shapes])
+    columns = []
+    for group in plan.configs.groups:
+        shape, n = group.shapes.shape, len(group)
+        own = [np.broadcast_to(column, n) for column in (shape.d_model, shape.n_layers, shape.ffn_hidden)]
+        columns.append(np.stack(own, axis=1))
+    return np.concatenate(columns)
 
 
 def _draw(axes: Axes, numbers: Mapping[Place, int], meaning: str) -> None:
     """Widths and depths stand in order at equal distances, as an axis lists them."""
     widths, depths = ({name: at for at, name in enumerate(sorted(set(names)))} for names in zip(*numbers, strict=True))
-    x, y = [widths[width] for width, _ in numbers], [depths[depth] for _, depth in numbers]
-    values = list(numbers.values())
-    inches = min(0.68 * WIDTH_INCHES / (len(widths) + 1), 0.72 * HEIGHT_INCHES / (len(depths) + 1), 0.6)
-    squares = axes.scatter(x, y, c=values, cmap="cividis", marker="s", s=(0.92 * 72 * inches) ** 2, linewidths=0)
-    if len(numbers) <= MOST_NUMBERS:
-        middle = (min(values) + max(values)) / 2
-        for at_x, at_y, value in zip(x, y, values, strict=True):
+    cells = np.full((len(depths), len(widths)), np.nan)
+    for (width, depth), value in numbers.items():
+        cells[depths[depth], widths[width]] = value
+    low, high = min(numbers.values()), max(numbers.values())
+    scale = "log" if high > FAR_APART * low else "linear"
+    squares = axes.imshow(cells, cmap="cividis", norm=scale, aspect="auto", origin="lower", interpolation="nearest")
+    across, down = 0.68 * WIDTH_INCHES * 72 / len(widths), 0.72 * HEIGHT_INCHES * 72 / len(depths)
+    digits = len(str(high))
+    size = min(7.0, 1.3 * across / max(digits, 2), 0.7 * down)
+    if size >= LEAST_POINTS:
+        middle = math.sqrt(low * high) if scale == "log" else (low + high) / 2
+        for (width, depth), value in numbers.items():
             colour = "white" if value <= middle else "black"
-            size = min(7.0, 26 * inches)
-            axes.text(at_x, at_y, f"{value}", ha="center", va="center", fontsize=size, color=colour)
+            axes.text(widths[width], depths[depth], f"{value}", ha="center", va="center", fontsize=size, color=colour)
     for names, ticks, labels in (
         (widths, axes.set_xticks, axes.set_xlabel),
         (depths, axes.set_yticks, axes.set_ylabel),
@@ -84,8 +102,6 @@ def _draw(axes: Axes, numbers: Mapping[Place, int], meaning: str) -> None:
         step = -(-len(names) // MOST_TICKS)
         ticks(list(names.values())[::step], [f"{name}" for name in list(names)[::step]])
         labels("width (d_model)" if names is widths else "depth (n_layers)", fontsize=8, color=INK)
-    axes.set_xlim(-0.6, len(widths) - 0.4)
-    axes.set_ylim(-0.6, len(depths) - 0.4)
     axes.tick_params(labelsize=7, colors=FAINT, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)

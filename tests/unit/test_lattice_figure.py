@@ -4,7 +4,8 @@ import pytest
 
 from sweeper.cli import main
 from sweeper.errors import UsageError
-from sweeper.planning.plan import make_plan, plan_json
+from sweeper.planning import plan as planning
+from sweeper.planning.plan import make_plan
 from sweeper.report.lattice_figure import _numbers, lattice_png
 from sweeper.study.loader import load
 
@@ -23,7 +24,7 @@ trial: {{data: python-stdlib, tokens: 1M, seq_len: 128, batch_size: 4, precision
 def plan_of(tmp_path, *, layers="[1, 2, 4]", ffn="{solve: params, multiple_of: 16}"):
     path = tmp_path / "drawn.yaml"
     path.write_text(STUDY.format(layers=layers, ffn=ffn))
-    return plan_json(make_plan(load(path), cpus=2))
+    return make_plan(load(path), cpus=2)
 
 
 def size_of(png):
@@ -37,7 +38,7 @@ def test_one_ffn_a_place_is_shown_itself(tmp_path):
     numbers, meaning = _numbers(plan)
     assert meaning == "ffn_hidden"
     assert numbers == {
-        (one["shape"]["d_model"], one["shape"]["n_layers"]): one["shape"]["ffn_hidden"] for one in plan["configs"]
+        (one.config.shape.d_model, one.config.shape.n_layers): one.config.shape.ffn_hidden for one in plan.configs
     }
 
 
@@ -45,7 +46,16 @@ def test_several_configs_a_place_are_counted(tmp_path):
     plan = plan_of(tmp_path, ffn="[64, 128, 256, 512]")
     numbers, meaning = _numbers(plan)
     assert meaning == "configs"
-    assert sum(numbers.values()) == len(plan["configs"]) > len(numbers)
+    assert sum(numbers.values()) == len(plan.configs) > len(numbers)
+
+
+@pytest.mark.parametrize("ffn", ["{solve: params, multiple_of: 16}", "[64, 128, 256, 512]"])
+def test_what_is_too_many_to_be_listed_is_drawn_all_the_same(tmp_path, monkeypatch, ffn):
+    listed = _numbers(plan_of(tmp_path, ffn=ffn))
+    monkeypatch.setattr(planning, "MAX_LISTED", 1)
+    plan = plan_of(tmp_path, ffn=ffn)
+    assert isinstance(plan.configs, planning.PlannedConfigs)
+    assert _numbers(plan) == listed
 
 
 @pytest.mark.parametrize("settings", [
