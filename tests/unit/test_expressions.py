@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sweeper.study.expressions import MAX_CHARACTERS, MAX_DEPTH, QUANTITIES, Expression, ExpressionError
@@ -128,7 +128,16 @@ ALPHABET = st.one_of(
 )
 
 
-@given(text=st.lists(ALPHABET, max_size=40).map("".join) | st.text(max_size=60))
+def with_a_token_more(parts):
+    text, at, token = parts
+    return text[:at] + token + text[at:]
+
+
+NEARLY = st.tuples(conditions(1), st.integers(0, 60), ALPHABET).map(with_a_token_more)
+
+
+@given(text=NEARLY | st.lists(ALPHABET, max_size=40).map("".join) | st.text(max_size=60))
+@example(text="n_layers * 2 <= 9 and not d_model == 3")
 @settings(max_examples=1000, deadline=500)
 def test_anything_else_is_refused_or_is_arithmetic(text):
     allowed = (
@@ -139,7 +148,7 @@ def test_anything_else_is_refused_or_is_arithmetic(text):
         expression = Expression(text)
     except ExpressionError:
         return
-    assert all(isinstance(node, allowed) for node in ast.walk(expression._tree))
+    assert all(isinstance(node, allowed) for node in ast.walk(expression.tree))
     assert expression.names <= set(NAMES)
     with contextlib.suppress(ExpressionError):
         assert expression.holds(POINT) in (True, False)
