@@ -44,7 +44,7 @@ def test_twenty_kills_of_one_device(tmp_path):
 @pytest.mark.campaign
 @pytest.mark.timeout(3600)
 def test_twenty_kills_of_eight_devices_leave_each_job_one_outcome(tmp_path):
-    at = run_under_fire(tmp_path, 8, 390, kills=20, seconds=20.0, seed=3)
+    at = run_under_fire(tmp_path, 8, 390, kills=20, seconds=8.0, seed=3)
     print(f"killed after so many records: {at}")
     assert len(asked(tmp_path)) == 390
     assert outcomes(tmp_path) == dict.fromkeys(asked(tmp_path), 1)
