@@ -224,11 +224,16 @@ def put_last_sentences(found: Frontier) -> list[str]:
     said = [
         f"{one['label']} was put last: slower than {one['than_label']} ({short(one['tokens_per_s'])} against "
         f"{short(one['than_tokens_per_s'])} tokens/s), and predicted to have a lower loss with a chance of "
-        f"{one['chance']:.1%}."
+        f"{_chance(one['chance'])}."
         for one in found.put_last[:MOST_PUT_LAST]
     ]
     more = len(found.put_last) - len(said)
-    return [*said, f"{more} more were put last for such reasons (frontier.json has them)."] if more else said
+    were = "were" if more > 1 else "was"
+    return [*said, f"{more} more {were} put last for such reasons (frontier.json has them)."] if more else said
+
+
+def _chance(chance: float) -> str:
+    return f"{chance:.1%}" if chance >= 0.001 else "less than 0.1%"
 
 
 def useful_sentence(useful: Useful) -> str:

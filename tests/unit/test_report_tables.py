@@ -320,3 +320,23 @@ def test_what_was_resolved_is_said_in_few_words():
     assert resolved_text({}) == ""
     resolved = {"batch_size": 16, "precision": "fp8", "steps": 1220, "tokens": 99}
     assert resolved_text(resolved) == "batch 16, fp8, 1,220 steps"
+
+
+def test_what_was_put_last_is_said_with_its_reason():
+    from sweeper.report.text import MOST_PUT_LAST, put_last_sentences
+
+    one = {
+        "label": "L8 f64", "than_label": "L2 f64", "tokens_per_s": 2100.0, "than_tokens_per_s": 9800.0, "chance": 0.013
+    }  # fmt: skip
+    planned, records = study({1: 1.0, 2: 1.1}, {1: 100.0, 2: 90.0})
+    found = frontier(
+        records, study="s", profile="full", planned=planned, objectives=OBJECTIVES,
+        put_last=[one, *[{**one, "chance": 1e-6}] * MOST_PUT_LAST],
+    )  # fmt: skip
+    said = put_last_sentences(found)
+    assert said[0] == (
+        "L8 f64 was put last: slower than L2 f64 (2.10k against 9.80k tokens/s), and predicted to have a lower loss "
+        "with a chance of 1.3%."
+    )
+    assert said[1].endswith("with a chance of less than 0.1%.")
+    assert said[-1] == "1 more was put last for such reasons (frontier.json has them)."
