@@ -11,7 +11,19 @@ import numpy as np
 from model.shape import Shape
 from sweeper.frontier import PlannedPoint
 from sweeper.lines import event_record
-from sweeper.records import Config, Execution, Final, Job, Optimizer, Precision, Recipe, Resolved, Speed, SpeedSummary
+from sweeper.records import (
+    Config,
+    Done,
+    Execution,
+    Final,
+    Job,
+    Optimizer,
+    Precision,
+    Recipe,
+    Resolved,
+    Speed,
+    SpeedSummary,
+)
 
 OBJECTIVES = {"val_loss": "min", "tokens_per_s": "max"}
 PROXY = ((1, 1360), (2, 624), (3, 384), (4, 272), (6, 144), (8, 80), (12, 32))
@@ -131,3 +143,17 @@ def study(
 
 LOSSES = {1: 1.69, 2: 1.61, 3: 1.565, 4: 1.56, 6: 1.557, 8: 1.575, 12: 1.64}
 SPEEDS = {1: 40_000.0, 2: 37_000.0, 3: 34_500.0, 4: 32_000.0, 6: 28_000.0, 8: 25_000.0, 12: 19_500.0}
+
+
+def play(machine, outcome, *, concurrency=1, rng=None, until=10_000):
+    """Run a Driver's jobs, so many at a time, in any order where there is an `rng`; its events, so many or all."""
+    events, running = [], []
+    while len(events) < until:
+        while len(running) < concurrency and isinstance(job := machine.ask(), Job):
+            running.append(job)
+        if not running:
+            assert isinstance(machine.ask(), Done)
+            break
+        events.append(outcome(running.pop(rng.randrange(len(running)) if rng else 0)))
+        machine.tell(events[-1])
+    return events

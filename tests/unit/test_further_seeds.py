@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from sweeper.frontier import frontier
 from sweeper.lines import event_from_record
-from sweeper.records import Done, Execution, Job, Wait
+from sweeper.records import Execution, Job, Wait
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
 from sweeper.search.further_seeds import FIRST_REPEATED, FurtherSeeds, Standing
 from sweeper.search.resolving import MicroBatches
 from sweeper.standings import standings
-from tests.unit.frontier_fakes import OBJECTIVES, PROXY, config, final, plan, probe
+from tests.unit.frontier_fakes import OBJECTIVES, PROXY, config, final, plan, play, probe
 
 POINTS = plan([config(n, f) for n, f in PROXY])
 BY_ID = {point.config.config_id: point for point in POINTS}
@@ -83,19 +83,6 @@ def world(losses, noise, rng):
         return event_from_record(final(point, job.seed, losses[place] + errors[place, job.seed], speed))
 
     return outcome
-
-
-def play(machine, outcome, *, concurrency=1, rng=None, until=10_000):
-    events, running = [], []
-    while len(events) < until:
-        while len(running) < concurrency and isinstance(job := machine.ask(), Job):
-            running.append(job)
-        if not running:
-            assert isinstance(machine.ask(), Done)
-            break
-        events.append(outcome(running.pop(rng.randrange(len(running)) if rng else 0)))
-        machine.tell(events[-1])
-    return events
 
 
 def seeds_of(events):

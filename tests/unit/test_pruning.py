@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.lines import event_from_record
-from sweeper.records import Done, Execution, Job
+from sweeper.records import Execution, Job
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
 from sweeper.search.pruning import LEAST_FINISHED, UNLIKELY, Pruning
 from sweeper.search.resolving import MicroBatches
 from tests.unit.frontier_fakes import OBJECTIVES, config, final, plan, probe
+from tests.unit.frontier_fakes import play as played
 
 AXES = ("n_layers", "ffn_hidden")
 CONFIGS = [config(n, f) for n in (1, 2, 3, 4, 6, 8) for f in (64, 256, 512, 1024)]
@@ -101,17 +102,8 @@ def outcome(job):
     return event_from_record(final(point, job.seed, true_loss(job.config) + 0.001 * job.seed, speed(job.config)))
 
 
-def play(machine, *, concurrency=1, rng=None, until=10_000):
-    events, running = [], []
-    while len(events) < until:
-        while len(running) < concurrency and isinstance(job := machine.ask(), Job):
-            running.append(job)
-        if not running:
-            assert isinstance(machine.ask(), Done)
-            break
-        events.append(outcome(running.pop(rng.randrange(len(running)) if rng else 0)))
-        machine.tell(events[-1])
-    return events
+def play(machine, **how):
+    return played(machine, outcome, **how)
 
 
 def trained(events):
