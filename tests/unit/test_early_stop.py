@@ -28,6 +28,16 @@ def test_nothing_is_decided_before_the_grace_and_each_milestone_once():
     assert isinstance(halving.tell(rung(2, 9.0, at=0.9)), Continue), "the first at its milestone"
 
 
+def test_the_best_third_goes_on_and_not_one_more():
+    halving = SuccessiveHalving(grace=0.3)
+    for number in range(1, 10):
+        halving.tell(rung(number, float(number), at=0.3))
+    assert isinstance(halving.tell(rung(20, 2.5, at=0.3)), Continue), "the third of ten"
+    assert isinstance(halving.tell(rung(21, 3.5, at=0.3)), Stop), "the fifth of eleven, a third being 3.7"
+    assert isinstance(halving.tell(rung(22, 2.7, at=0.3)), Continue), "the fourth of twelve"
+    assert isinstance(halving.tell(rung(23, 2.9, at=0.3)), Continue), "the fifth of thirteen, a third being 4.3"
+
+
 def test_in_a_random_order_about_a_third_goes_on_and_the_best_always():
     source = random.Random(0)
     losses = list(range(1, 91))
