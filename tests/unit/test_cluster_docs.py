@@ -45,7 +45,7 @@ def test_the_page_has_the_commands_that_it_is_about():
 @pytest.mark.parametrize("command", sweeper_commands(), ids=" ".join)
 def test_commands_are_ones_that_sweeper_takes(command):
     taken = parser(defaultdict(lambda: lambda arguments: None)).parse_args(command[1:])
-    path = Path(re.sub(r"^/home/ray/sweeper/", "", str(taken.study)))
+    path = Path(re.sub(r"^~/sweeper/", "", str(taken.study)))
     if path.suffix == ".yaml":
         load(ROOT / path, profile=taken.profile)
     assert str(path) == "STUDY" or path.suffix == ".yaml"
