@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Literal
 
@@ -128,8 +128,7 @@ class Driver:
         return (self._most_configs or len(self._configs)) - len(self._configs) + len(self.put_last)
 
     def _proposed(self) -> Config | None:
-        is_full = self._most_configs is not None and self._room_left() <= 0
-        return None if is_full else self._strategy.propose()
+        return None if self._most_configs is not None and self._room_left() <= 0 else self._strategy.propose()
 
     @property
     def put_last(self) -> Mapping[str, PutLast]:
@@ -143,9 +142,11 @@ class Driver:
         return {config_id: why for config_id, why in self._judged.items() if config_id not in self._begun}
 
     @property
-    def _left_out(self) -> Mapping[str, PutLast]:
-        """What is put last and won't be trained, as `most_configs` are."""
-        return self.put_last if self._most_configs is not None and self._room_left() <= 0 else {}
+    def _left_out(self) -> Set[str]:
+        """What won't be trained, as `most_configs` have begun; it may have been put last when they were chosen."""
+        if self._most_configs is None or len(begun := self._begun & self._configs.keys()) < self._most_configs:
+            return set()
+        return self._configs.keys() - begun
 
     def _first_loss(self, config_id: str) -> float | None:
         outcome = self.outcome(self._trials_of[config_id][0])
@@ -214,9 +215,8 @@ class Driver:
                 yield from self._trainings(seed)
             if not self._want_further_seeds():
                 break
-        if self._room_left() > 0:
-            for config_id in self.put_last:
-                yield from self._trainable(config_id, 0)
+        for config_id in self.put_last:
+            yield from self._trainable(config_id, 0)
 
     def _trainings(self, seed: int) -> Iterator[Job]:
         """Those with a seed, but of what is put last."""

@@ -13,7 +13,7 @@ from sweeper.lines import event_from_record
 from sweeper.records import Execution, Job
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
-from sweeper.search.pruning import LEAST_FINISHED, UNLIKELY, Pruning
+from sweeper.search.pruning import LEAST_FINISHED, UNLIKELY, Pruning, PutLast
 from sweeper.search.resolving import MicroBatches
 from tests.unit.frontier_fakes import OBJECTIVES, config, final, plan, probe
 from tests.unit.frontier_fakes import play as played
@@ -136,6 +136,26 @@ def test_others_are_trained_in_place_of_what_is_put_last(method):
     assert not set(machine.put_last) & set(trained(events))
     assert set(machine.states().values()) == {"done"}
     assert machine.to_propose == 0
+
+
+class Fickle(Pruning):
+    """Puts the first config that waits last while an odd number of losses is known, and nothing else."""
+
+    def judge(self, configs, losses, speeds):
+        waiting = [one.config_id for one in configs if one.config_id not in losses and one.config_id in speeds]
+        if len(losses) % 2 == 0 or not waiting:
+            return {}
+        than = next(iter(losses))
+        return {waiting[0]: PutLast(config_id=waiting[0], than=than, chance=0.0, tokens_per_s=1, than_tokens_per_s=2)}
+
+
+def test_a_judgement_that_changes_costs_no_trial_more():
+    machine = driver()
+    machine._pruning = Fickle(axes=AXES)
+    events = play(machine)
+    assert len(trained(events)) == 12
+    assert set(machine.seeds) == set(trained(events))
+    assert set(machine.states().values()) == {"done"}
 
 
 def test_what_is_put_last_is_trained_where_trials_are_left():
