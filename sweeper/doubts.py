@@ -10,6 +10,7 @@ from dataclasses import replace
 from sweeper.conditions import device_state_doubts, precision_doubts, unscaled_doubts
 from sweeper.labels import listed, short
 from sweeper.noise import AdditiveFit
+from sweeper.nuisance import Tuned
 from sweeper.observations import JobState, Measured, Record, State
 from sweeper.points import Point
 from sweeper.records import Config
@@ -82,6 +83,17 @@ def _seed_doubts(m: Measured, fits: Mapping[str, AdditiveFit]) -> list[str]:
         )
         doubts.append(f"Not every config has every seed: {how}.")
     return doubts
+
+
+def nuisance_doubts(tuned: Sequence[Tuned], nuisance: Sequence[str]) -> list[str]:
+    """That the best of several values was picked by the very losses that are shown."""
+    uncorrected = [one for one in tuned if one.optimism is None]
+    if not uncorrected:
+        return []
+    return [
+        f"{len(uncorrected)} of {len(tuned)} shapes have one seed: picked as the lowest of several values of "
+        f"{listed(nuisance)}, their losses read too low. With `seeds: 2` or more that is corrected for."
+    ]
 
 
 def undecided_doubts(points: Sequence[Point], most_seeds: int | None) -> list[str]:

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from sweeper.dominance import hypervolume, judge
-from sweeper.doubts import device_doubts, held_equal, study_doubts, undecided_doubts
+from sweeper.doubts import device_doubts, held_equal, nuisance_doubts, study_doubts, undecided_doubts
 from sweeper.drift import Drift, ReferenceLog, drift_doubts, reference_log
 from sweeper.errors import UsageError
 from sweeper.joint import frontier_probabilities
 from sweeper.labels import labels
 from sweeper.noise import CONFIDENCE, POWER, AdditiveFit, Observation, fit
+from sweeper.nuisance import Tuned, at_best
 from sweeper.observations import (
     Measured,
     PlannedPoint,
@@ -69,7 +70,8 @@ class DeviceFrontier:
 
     `hypervolume` (nats × tokens/s) lies between the frontier and `reference`, the worst value of each
     objective among the points. `gap` is the worst less the best mean loss; it is picked after looking, so
-    its interval is narrower than it should be. `incomplete` names planned points without a result. `drift` is what
+    its interval is narrower than it should be. `incomplete` names planned points without a result. `tuned` are the
+    shapes of several configs that differ in nuisance axes alone: points are those at their best. `drift` is what
     the reference config says, None where it wasn't measured; what points estimate of their speed is corrected for it,
     their samples are as measured.
     """
@@ -85,6 +87,7 @@ class DeviceFrontier:
     incomplete: tuple[str, ...]
     left_out: Mapping[str, int]
     held_equal: str
+    tuned: tuple[Tuned, ...]
     drift: Drift | None
     doubts: tuple[str, ...]
 
@@ -117,6 +120,7 @@ def frontier(
     profile: str,
     planned: Sequence[PlannedPoint],
     objectives: Mapping[str, str],
+    nuisance: Sequence[str] = (),
     seeds: Seeds = None,
     most_seeds: int | None = None,
     to_propose: int = 0,
@@ -124,7 +128,8 @@ def frontier(
 ) -> Frontier:
     """The frontier of each kind of device that measured at least one of the `planned` points.
 
-    `records` are ledger lines; those of ids not planned are ignored. `seeds` is how many each config should have
+    `records` are ledger lines; those of ids not planned are ignored. Of configs that differ in `nuisance` axes alone
+    only the best is a point (`sweeper.nuisance`). `seeds` is how many each config should have
     (trials of further seeds are ignored), None to go by what was asked, and `most_seeds` how many any may get, where
     that depends on outcomes; `to_propose` are the trainings of configs that the search has yet to choose; `put_last`
     is what `search.prune` has put last and not trained. Raises UsageError for an objective that isn't supported.
@@ -138,7 +143,7 @@ def frontier(
     states = job_states(records, planned, seeds)
     frontiers = [
         replace(one, doubts=(*one.doubts, *undecided_doubts(one.points, most_seeds)))
-        for one in device_frontiers(records, planned, objectives, seeds)
+        for one in device_frontiers(records, planned, objectives, seeds, nuisance)
     ]
     return Frontier(
         study=study,
@@ -155,12 +160,16 @@ def frontier(
 
 
 def device_frontiers(
-    records: Iterable[Record], planned: Sequence[PlannedPoint], objectives: Mapping[str, str], seeds: Seeds = None
+    records: Iterable[Record],
+    planned: Sequence[PlannedPoint],
+    objectives: Mapping[str, str],
+    seeds: Seeds = None,
+    nuisance: Sequence[str] = (),
 ) -> list[DeviceFrontier]:
     """The frontier of each kind of device, as `frontier` has it."""
     records, planned_labels = list(records), _labelled(planned)
     pooled = [m for m in measured(records, planned, seeds) if m.finals]
-    return [_device_frontier(m, planned_labels, objectives, reference_log(records, m.device)) for m in pooled]
+    return [_device_frontier(m, planned_labels, objectives, nuisance, reference_log(records, m.device)) for m in pooled]
 
 
 def _labelled(planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, str]:
@@ -169,12 +178,24 @@ def _labelled(planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, str]:
 
 
 def _device_frontier(
-    m: Measured, planned_labels: Mapping[PlannedPoint, str], objectives: Mapping[str, str], log: ReferenceLog
+    m: Measured,
+    planned_labels: Mapping[PlannedPoint, str],
+    objectives: Mapping[str, str],
+    nuisance: Sequence[str],
+    log: ReferenceLog,
 ) -> DeviceFrontier:
     configs = [point.config for point in planned_labels]
     here = {point: planned_labels[p] for p, point in resolved_points(m, list(planned_labels)).items()}
     m = without_winning_probes(m, list(here))
-    fits = _fits(m, [point.probe_id for point in here], log)
+    names = {point.config.config_id: label for point, label in here.items()}
+    losses = _loss_observations(m)
+    means = fit(losses)
+    best = at_best(losses, means, list({point.config.config_id: point.config for point in here}.values()), nuisance)
+    here = {point: label for point, label in here.items() if point.config.config_id not in best.outdone}
+    fits = {
+        "val_loss": fit(best.losses) if best.tuned else means,
+        "tokens_per_s": fit(_speed_observations(m, [point.probe_id for point in here], log)),
+    }
     several = Counter(point.config.config_id for point in here)
     points = [
         _point(p, label, m, fits, shared=several[p.config.config_id] > 1)
@@ -200,9 +221,11 @@ def _device_frontier(
         incomplete=tuple(label for p, label in here.items() if (p.config.config_id, p.probe_id) not in have),
         left_out=dict(m.left_out),
         held_equal=held_equal(configs, _tokens(list(here))),
+        tuned=best.tuned,
         drift=log.drift,
         doubts=(
-            *device_doubts(m, configs=configs, fits=fits, names={p.config.config_id: here[p] for p in here}),
+            *device_doubts(m, configs=configs, fits={**fits, "val_loss": means}, names=names),
+            *nuisance_doubts(best.tuned, nuisance),
             *drift_doubts(log.drift),
         ),
     )
@@ -214,12 +237,15 @@ def _tokens(points: Sequence[PlannedPoint]) -> dict[Config, int]:
     return {config: n * config.recipe.tokens_per_step for config, n in steps.items() if n is not None}
 
 
-def _fits(m: Measured, probe_ids: Sequence[str], log: ReferenceLog) -> dict[str, AdditiveFit]:
-    losses = [
+def _loss_observations(m: Measured) -> list[Observation]:
+    return [
         Observation(treatment=r["config_id"], block=f"seed {r['seed']}", value=float(r["val_loss"])) for r in m.finals
     ]
-    # Points that share a probe_id (they differ in the learning rate, say) share all its measurements.
-    speeds = [
+
+
+def _speed_observations(m: Measured, probe_ids: Sequence[str], log: ReferenceLog) -> list[Observation]:
+    """Log tokens/s. Points that share a probe_id (they differ in the learning rate, say) share all its measurements."""
+    return [
         Observation(
             treatment=r["probe_id"],
             block=f"seed {r['seed']}" if r["type"] == "final" else "probe",
@@ -228,7 +254,6 @@ def _fits(m: Measured, probe_ids: Sequence[str], log: ReferenceLog) -> dict[str,
         for r in (*m.finals, *m.speeds)
         if r["probe_id"] in probe_ids and (speed := tokens_per_s(r)) is not None
     ]
-    return {"val_loss": fit(losses), "tokens_per_s": fit(speeds)}
 
 
 def _point(p: PlannedPoint, label: str, m: Measured, fits: Mapping[str, AdditiveFit], *, shared: bool) -> Point:

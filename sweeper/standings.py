@@ -14,10 +14,13 @@ from sweeper.search.further_seeds import Standing
 
 
 def standings(
-    outcomes: Sequence[Final | Speed], planned: Sequence[PlannedPoint], objectives: Mapping[str, str]
+    outcomes: Sequence[Final | Speed],
+    planned: Sequence[PlannedPoint],
+    objectives: Mapping[str, str],
+    nuisance: Sequence[str] = (),
 ) -> list[Standing]:
-    """Of each measured point, on each kind of device that measured it."""
-    found = device_frontiers(map(event_record, outcomes), planned, objectives)
+    """Of each measured point, on each kind of device that measured it; of `nuisance` axes at the best value alone."""
+    found = device_frontiers(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
     return [
         Standing(config_id=point.config_id, p_frontier=point.p_frontier, beaten_by=beaten_by)
         for one in found

@@ -96,7 +96,7 @@ class StudySearch:
             from sweeper.standings import standings
 
             measured = self.points_of({event.job.config.config_id for event in outcomes})
-            return standings(outcomes, measured, study.objectives)
+            return standings(outcomes, measured, study.objectives, study.nuisance)
 
         return FurtherSeeds(most=study.trial.most_seeds, standings=standings)
 

@@ -171,6 +171,7 @@ def noise_sentences(one: DeviceFrontier) -> list[str]:
         )
     if one.drift is not None:
         sentences.append(drift_sentence(one.drift))
+    sentences += tuned_sentences(one)
     sentences.append(one.held_equal)
     return sentences
 
@@ -190,6 +191,37 @@ def drift_sentence(drift: Drift) -> str:
         within = "what its windows explain" if drift.p >= SIGNIFICANT else f"{LEAST:.1%}, which is too little to matter"
         return f"{ran}, within {within}; nothing is corrected."
     return f"{ran}, but without a course that its measurements share; nothing is corrected."
+
+
+MOST_TUNED = 8
+"""Shapes whose losses at all values of the nuisance axes are listed."""
+
+
+def tuned_sentences(one: DeviceFrontier) -> list[str]:
+    """That each shape is judged at its best value of the nuisance axes, and what its loss is at each of them."""
+    if not one.tuned:
+        return []
+    label = {p.config_id: p.label for p in one.points}
+    shown = [t for p in one.points for t in one.tuned if t.config_id == p.config_id][:MOST_TUNED]
+    axes = listed(list(one.tuned[0].levels[0].values))
+    gains = [t.optimism for t in one.tuned if t.optimism is not None]
+    said = f"{len(one.tuned)} shapes are judged at their best {axes}"
+    if gains:
+        said += (
+            f", chosen for each seed by the others: the plain means of the best are {sum(gains) / len(gains):.3f} nats "
+            "lower, for having been picked"
+        )
+    each = [
+        f"{label[t.config_id]}: "
+        + ", ".join(f"{'/'.join(map(_value, level.values.values()))} {level.val_loss:.3f}" for level in t.levels)
+        for t in shown
+    ]
+    more = len(one.tuned) - len(shown)
+    return [f"{said}.", f"Loss by {axes}: {'; '.join(each)}{f'; and {more} more' if more > 0 else ''}."]
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _tied_with_frontier(one: DeviceFrontier) -> list[str]:

@@ -164,6 +164,20 @@ def _objectives(context: Context) -> Faults:
         yield node.key_fault("the speed is missing; add tokens_per_s: max")
 
 
+def _nuisance(context: Context) -> Faults:
+    """Each names an axis of the optimizer: what a shape is, and how long it trains, can't be picked by the loss."""
+    node, axes = context.node("nuisance"), _keys(context.node("axes"))
+    for element in node.elements() if node else []:
+        name = str(element.value)
+        if name not in axes:
+            hint = near(name, axes)
+            yield element.fault(f"{name} is no axis; {f'did you mean {hint}?' if hint else 'name one of the axes'}")
+        elif not name.startswith("optimizer."):
+            yield element.fault(f"{name} is in question, or changes the speed; only axes of the optimizer can be named")
+        elif name == "optimizer.name":
+            yield element.fault("the optimizer changes the speed too; name axes such as optimizer.lr")
+
+
 def _data(context: Context) -> Faults:
     data, node = context.document.trial.data, context.node("trial", "data")
     if node is None or data in EMBEDDED_DATA:
@@ -190,6 +204,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Context], Faults]], ...] = (
     ((), _constraints),
     (("search",), _search),
     (("objectives",), _objectives),
+    (("nuisance", "axes"), _nuisance),
     (("trial.data",), _data),
 )
 """The paths that a rule reads, and the rule."""

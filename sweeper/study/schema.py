@@ -274,6 +274,9 @@ class Document(_Frozen):
     trial: Trial
     search: Search = Search()
     objectives: Mapping[str, Literal["min", "max"]] = DEFAULT_OBJECTIVES
+    nuisance: tuple[str, ...] = Field(
+        default=(), description="Axes, such as optimizer.lr, of which each shape is judged at its best value."
+    )
     resources: Resources = Resources()
 
 
@@ -302,6 +305,7 @@ class Study(_Frozen):
     trial: Trial
     search: Search = Search()
     objectives: Mapping[str, Literal["min", "max"]] = DEFAULT_OBJECTIVES
+    nuisance: tuple[str, ...] = ()
     resources: Resources = Resources()
 
     @property

@@ -10,12 +10,10 @@ Path = tuple[str, ...]
 _KEYS: Mapping[Path, str] = {
     ("strict_alignment",): "list multiples of 16 only",
     ("follow_up",): "write a second study",
-    ("nuisance",): "make it an axis",
     ("branch_at",): "every trial trains from its start",
     ("trial", "branch_at"): "every trial trains from its start",
     ("trial", "strict_alignment"): "list multiples of 16 only",
     ("trial", "follow_up"): "write a second study",
-    ("trial", "nuisance"): "make it an axis",
     ("search", "follow_up"): "write a second study",
     ("model", "strict_alignment"): "list multiples of 16 only",
 }
