@@ -87,6 +87,8 @@ def _comparison(point: Point, other: Point, metric: str, fits: Mapping[str, Addi
     "same" measurement for both; "worse" beyond noise; "negligible": not resolved, but the best case for
     `point` is below the margin; "open": it may be better; "unknown" without a noise estimate.
     """
+    if metric not in fits:
+        return _compared_exactly(point, other, metric)
     own, others = (p.config_id if metric == "val_loss" else p.probe_id for p in (point, other))
     if own == others:
         return "same"
@@ -97,6 +99,12 @@ def _comparison(point: Point, other: Point, metric: str, fits: Mapping[str, Addi
         return "worse"
     best_case = -difference.low if metric == "val_loss" else math.expm1(difference.high)
     return "negligible" if best_case < MARGINS[metric] else "open"
+
+
+def _compared_exactly(point: Point, other: Point, metric: str) -> Comparison:
+    """In an objective without noise, in which `other` is as good or better."""
+    value, others = point.objectives[metric].mean, other.objectives[metric].mean
+    return "same" if value == others else "worse"
 
 
 def _values(points: Sequence[Point], objectives: Mapping[str, str]) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from sweeper.joint import frontier_probabilities
 from sweeper.labels import labels
 from sweeper.noise import CONFIDENCE, POWER, AdditiveFit, Observation, fit
 from sweeper.nuisance import Tuned, at_best
+from sweeper.objectives import DIRECTIONS, EXACT, exact
 from sweeper.observations import (
     Measured,
     PlannedPoint,
@@ -28,7 +29,7 @@ from sweeper.observations import (
     measured,
     tokens_per_s,
 )
-from sweeper.points import MARGINS, METRICS, Estimate, Point, Sample
+from sweeper.points import MARGINS, Estimate, Point, Sample
 from sweeper.records import SCHEMA, Config
 from sweeper.resolutions import resolved_points, shown, without_winning_probes
 from sweeper.useful import Useful, useful_fraction
@@ -135,10 +136,8 @@ def frontier(
     is what `search.prune` has put last and not trained. Raises UsageError for an objective that isn't supported.
     """
     for name, direction in objectives.items():
-        if name not in METRICS or direction not in ("min", "max"):
-            raise UsageError(
-                f"objective {name}: {direction} is not supported yet: use val_loss: min or tokens_per_s: max"
-            )
+        if DIRECTIONS.get(name) != direction:
+            raise UsageError(f"objective {name}: {direction} is not supported: there are {dict(DIRECTIONS)}")
     records = list(records)
     states = job_states(records, planned, seeds)
     frontiers = [
@@ -198,9 +197,11 @@ def _device_frontier(
     }
     several = Counter(point.config.config_id for point in here)
     points = [
-        _point(p, label, m, fits, shared=several[p.config.config_id] > 1)
+        _point(p, label, m, fits, objectives, shared=several[p.config.config_id] > 1)
         for p, label in here.items()
-        if p.config.config_id in fits["val_loss"].treatments and p.probe_id in fits["tokens_per_s"].treatments
+        if p.config.config_id in fits["val_loss"].treatments
+        and p.probe_id in fits["tokens_per_s"].treatments
+        and ("peak_memory_bytes" not in objectives or _peaks(m, p.probe_id))
     ]
     points.sort(key=lambda point: -point.objectives["tokens_per_s"].mean)
     judged = judge(points, fits, objectives)
@@ -256,12 +257,20 @@ def _speed_observations(m: Measured, probe_ids: Sequence[str], log: ReferenceLog
     ]
 
 
-def _point(p: PlannedPoint, label: str, m: Measured, fits: Mapping[str, AdditiveFit], *, shared: bool) -> Point:
+def _point(
+    p: PlannedPoint,
+    label: str,
+    m: Measured,
+    fits: Mapping[str, AdditiveFit],
+    objectives: Mapping[str, str],
+    *,
+    shared: bool,
+) -> Point:
     config_id, probe_id = p.config.config_id, p.probe_id
     finals = sorted((r for r in m.finals if r["config_id"] == config_id), key=lambda r: int(r["seed"]))
     at_probe = [r for r in (*m.finals, *m.speeds) if r["probe_id"] == probe_id]
     speeds = [speed for r in at_probe if (speed := tokens_per_s(r)) is not None]
-    peaks = [r["peak_memory_bytes"] for r in at_probe if r.get("peak_memory_bytes") is not None]
+    peaks = _peaks(m, probe_id)
     loss, log_speed = fits["val_loss"].mean(config_id), fits["tokens_per_s"].mean(probe_id)
     return Point(
         point_id=f"{config_id}@{p.execution.batch_size}" if shared else config_id,
@@ -282,6 +291,8 @@ def _point(p: PlannedPoint, label: str, m: Measured, fits: Mapping[str, Additive
                 None if log_speed.low is None else math.exp(log_speed.low),
                 None if log_speed.high is None else math.exp(log_speed.high),
             ),
+            **{name: _exactly(exact(name, p.config)) for name in objectives if name in EXACT},
+            **({"peak_memory_bytes": _exactly(max(peaks), len(peaks))} if "peak_memory_bytes" in objectives else {}),
         },
         samples=tuple(
             Sample(
@@ -302,6 +313,15 @@ def _point(p: PlannedPoint, label: str, m: Measured, fits: Mapping[str, Additive
 def _estimate(values: Sequence[float], mean: float, low: float | None, high: float | None) -> Estimate:
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return Estimate(mean=mean, sd=sd, n=len(values), low=low, high=high)
+
+
+def _peaks(m: Measured, probe_id: str) -> list[int]:
+    at_probe = [r for r in (*m.finals, *m.speeds) if r["probe_id"] == probe_id]
+    return [r["peak_memory_bytes"] for r in at_probe if r.get("peak_memory_bytes") is not None]
+
+
+def _exactly(value: float, n: int = 1) -> Estimate:
+    return Estimate(mean=value, sd=None, n=n, low=value, high=value)
 
 
 def _loss_differences(points: Sequence[Point], losses: AdditiveFit) -> list[LossDifference]:

@@ -23,17 +23,22 @@ def frontier_probabilities(
 ) -> list[float | None]:
     """Of each point, in what share of draws no other is as good in all objectives and better in one.
 
-    None for all where a fit has no estimate of its noise. `fits` has one per objective, of log tokens/s for speed.
+    None for all where a fit has no estimate of its noise. `fits` has one per objective with noise, of log tokens/s for
+    speed; the others are taken for exact.
     """
-    if any(fits[name].variance is None for name in objectives):
+    if any(fit.variance is None for name, fit in fits.items() if name in objectives):
         return [None] * len(points)
     source = np.random.default_rng(seed)
     drawn = []
     for name, direction in objectives.items():
+        sign = 1.0 if direction == "min" else -1.0
+        if name not in fits:
+            drawn.append(np.tile([sign * point.objectives[name].mean for point in points], (DRAWS, 1)))
+            continue
         means = drawn_means(fits[name], source)
         place = {treatment: column for column, treatment in enumerate(fits[name].treatments)}
         ids = [point.config_id if name == "val_loss" else point.probe_id for point in points]
-        drawn.append(means[:, [place[one] for one in ids]] * (1.0 if direction == "min" else -1.0))
+        drawn.append(means[:, [place[one] for one in ids]] * sign)
     return [float(share) for share in _on_frontier(drawn).mean(axis=0)]
 
 

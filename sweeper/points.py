@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Standing = Literal["frontier", "tied", "dominated", "unresolved"]
-METRICS = ("val_loss", "tokens_per_s")
-"""What an objective can be: nats per token on held-out data, and training tokens per second."""
 MARGINS: Mapping[str, float] = {"val_loss": 0.0, "tokens_per_s": 0.01}
 """An advantage of less than this is none: in nats for val_loss, as a fraction for tokens_per_s."""
 
@@ -18,7 +16,8 @@ class Estimate:
     """A mean over `n` values and its 95% interval; `sd` is the values' own, None for one value.
 
     The mean is adjusted for seeds that are missing (the plain mean where none is), and geometric for
-    tokens_per_s. `low` and `high` are None where one seed gives no estimate of the noise.
+    tokens_per_s. `low` and `high` are None where one seed gives no estimate of the noise, and equal to the mean of an
+    objective that is taken for exact.
     """
 
     mean: float

@@ -14,10 +14,13 @@ from sweeper.report.figures import frontier_png, frontier_svg
 from sweeper.report.tables import loss_interval, percent, speed_interval
 from sweeper.report.text import (
     MEMORY_PLANNED,
+    OBJECTIVES,
     TIED_MEANS,
     answer,
+    further_objectives,
     main_device,
     noise_sentences,
+    objective_cell,
     plan_facts,
     plan_warnings,
     put_last_sentences,
@@ -111,6 +114,9 @@ def render(
         answer=answer(found),
         svg=frontier_svg(plain) if found.frontiers else "",
         standing=standing_cell,
+        further=further_objectives,
+        objective_names=OBJECTIVES,
+        objective_cell=objective_cell,
         tied_means=TIED_MEANS,
         noise={one.device: noise_sentences(one) for one in found.frontiers},
         panels=curves.panels(_json_points(found, plain), finals),

@@ -16,8 +16,11 @@ from sweeper.labels import duration, gibibytes, labels, short
 from sweeper.records import SCHEMA
 from sweeper.report.text import (
     MEMORY_PLANNED,
+    OBJECTIVES,
     answer,
+    further_objectives,
     noise_sentences,
+    objective_cell,
     plan_facts,
     plan_warnings,
     put_last_sentences,
@@ -63,10 +66,12 @@ def frontier_table(one: DeviceFrontier, *, width: int = 80) -> Table:
     """The points of one kind of device, fastest first. From 110 columns the shape has columns of its own."""
     wide = width >= WIDE
     shape: tuple[str, ...] = ("layers", "width", "FFN", "trunk") if wide else ()
+    further = further_objectives(one)
     table = open_table(
         one.device,
         {
             "config": "left", **dict.fromkeys((*shape, "params", "off", "val loss", "seeds", "tokens/s"), "right"),
+            **{OBJECTIVES[name]: "right" for name in further},
             "standing": "left", **({"resolved": "left"} if any(point.resolved for point in one.points) else {}),
         },
     )  # fmt: skip
@@ -82,6 +87,7 @@ def frontier_table(one: DeviceFrontier, *, width: int = 80) -> Table:
             loss_interval(loss),
             str(loss.n),
             speed_interval(speed),
+            *(objective_cell(name, point.objectives[name].mean) for name in further),
             Text(standing if wide else standing.replace("off frontier, unsure", "unsure")),
             *([resolved_text(point.resolved)] if any(point.resolved for point in one.points) else []),
             style=_STYLES[point.standing],

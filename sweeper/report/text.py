@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper.drift import LEAST, SIGNIFICANT
-from sweeper.labels import duration, labels, listed, short
+from sweeper.labels import duration, gibibytes, labels, listed, short
 from sweeper.points import MARGINS
 
 if TYPE_CHECKING:
@@ -22,7 +22,15 @@ STANDINGS = {
     "unresolved": "off frontier, unsure",
 }
 """A standing as a reader sees it."""
-OBJECTIVES = {"val_loss": "loss", "tokens_per_s": "speed"}
+OBJECTIVES = {
+    "val_loss": "loss",
+    "tokens_per_s": "speed",
+    "peak_memory_bytes": "memory",
+    "params": "parameters",
+    "trunk_params": "trunk parameters",
+    "kv_bytes_per_token": "KV bytes/token",
+    "train_flops_per_token": "FLOPs/token",
+}
 """An objective as a reader sees it."""
 _MARGIN = f"{MARGINS['tokens_per_s']:.0%}"
 TIED_MEANS = (
@@ -35,11 +43,25 @@ MEMORY_PLANNED = "predicted for the tensors alone; a trial on a CPU measures tha
 """What the plan's memory is the memory of."""
 
 
+BOTH = {"val_loss", "tokens_per_s"}
+
+
+def further_objectives(one: DeviceFrontier) -> list[str]:
+    """The objectives besides loss, speed and parameters, which every table has."""
+    names = one.points[0].objectives if one.points else ()
+    return [name for name in names if name not in BOTH | {"params"}]
+
+
+def objective_cell(name: str, value: float) -> str:
+    """A value of one of `further_objectives`."""
+    return gibibytes(value) if name == "peak_memory_bytes" else short(value)
+
+
 def standing_cell(standing: Standing, tied_in: Sequence[str]) -> str:
     """A standing for a table's cell: "tied (loss)", "tied (speed)", "tied (both)", or as in `STANDINGS`."""
     if standing != "tied":
         return STANDINGS[standing]
-    return f"tied ({'both' if len(tied_in) > 1 else OBJECTIVES[tied_in[0]]})"
+    return f"tied ({'both' if set(tied_in) == BOTH else listed([OBJECTIVES[name] for name in tied_in])})"
 
 
 def answer(found: Frontier) -> tuple[str, str]:
@@ -236,7 +258,7 @@ def _tied_with_frontier(one: DeviceFrontier) -> list[str]:
 
 def _in_what(tied_in: Sequence[str]) -> str:
     # With several dominators each may leave another objective open: what none is shown to do is to beat it in both.
-    return OBJECTIVES[tied_in[0]] if len(tied_in) == 1 else "both loss and speed"
+    return f"{'both ' if set(tied_in) == BOTH else ''}{listed([OBJECTIVES[name] for name in tied_in])}"
 
 
 def resolved_text(resolved: Mapping[str, Any]) -> str:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from sweeper.objectives import of_final, scaled
 from sweeper.records import Config, Final
 from sweeper.search.features import sides
 from sweeper.search.random import shuffled
@@ -29,13 +30,6 @@ STARTS = 10
 
 LEAST_TOLD = 3
 """A sampler that models outcomes isn't asked before it knows so many."""
-
-OBJECTIVES: Mapping[str, Callable[[Final], float | None]] = {
-    "val_loss": lambda final: final.val_loss,
-    # Speeds compare by ratios: a hypervolume of logarithms doesn't depend on the fastest config alone.
-    "tokens_per_s": lambda final: math.log(final.speed.tokens_per_s) if final.speed else None,
-}
-"""What an objective is of an outcome, as the sampler is told it; None where it isn't known."""
 
 
 class OptunaStrategy(ABC):
@@ -133,6 +127,7 @@ class OptunaStrategy(ABC):
 
     def _values(self, final: Final) -> list[float] | None:
         """What the sampler is told; None for what didn't end well."""
-        values = [OBJECTIVES[name](final) for name in self._objectives]
-        known = [value for value in values if value is not None and math.isfinite(value)]
-        return known if final.status == "ok" and len(known) == len(values) else None
+        found = [(name, of_final(name, final)) for name in self._objectives]
+        values = [scaled(name, value) for name, value in found if value is not None]
+        known = [value for value in values if math.isfinite(value)]
+        return known if final.status == "ok" and len(known) == len(found) else None

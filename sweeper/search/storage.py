@@ -5,10 +5,11 @@ Like MLflow's it is a projection of the ledger: what is there isn't written agai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from sweeper.objectives import of_record
 from sweeper.records import Config
 from sweeper.search.features import value_on
 
@@ -16,12 +17,6 @@ if TYPE_CHECKING:
     import optuna
 
 Record = Mapping[str, Any]
-
-VALUES: Mapping[str, Callable[[Record], Any]] = {
-    "val_loss": lambda record: record["val_loss"],
-    "tokens_per_s": lambda record: (record["speed"] or {}).get("tokens_per_s"),
-}
-"""An objective in a `final` line, None where it isn't known."""
 
 
 class Mirror:
@@ -69,8 +64,9 @@ class Mirror:
             return
         config = Config.from_dict({"shape": record["shape"], "recipe": record["recipe"]})
         distributions = {axis: made for axis, values in self._values.items() if (made := _distribution(values))}
-        values = [VALUES[name](record) for name in self._objectives]
-        is_whole = record["status"] == "ok" and None not in values
+        values = [of_record(name, record) for name in self._objectives]
+        known = [value for value in values if value is not None]
+        is_whole = record["status"] == "ok" and len(known) == len(values)
         ended = datetime.fromisoformat(record["time"]).astimezone().replace(tzinfo=None)
         study.add_trial(
             FrozenTrial(
@@ -78,7 +74,7 @@ class Mirror:
                 trial_id=-1,
                 state=TrialState.COMPLETE if is_whole else TrialState.FAIL,
                 value=None,
-                values=values if is_whole else None,
+                values=known if is_whole else None,
                 datetime_start=datetime.fromtimestamp(ended.timestamp() - sum(record["seconds"].values())),
                 datetime_complete=ended,
                 params={axis: value_on(axis, config) for axis in distributions},

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from sweeper.objectives import DIRECTIONS
 from sweeper.study.axes import SOLVABLE
 from sweeper.study.context import Context, Faults
 from sweeper.study.expressions import Expression, ExpressionError
@@ -148,20 +149,23 @@ def _objectives(context: Context) -> Faults:
     node = context.node("objectives")
     if node is None:
         return
-    wanted = {"val_loss": "min", "tokens_per_s": "max"}
     for name, direction in context.document.objectives.items():
         child = node.items()[name]
-        if name not in wanted:
-            hint = near(name, wanted)
-            instead = f"did you mean {hint}?" if hint else "use val_loss and tokens_per_s"
-            yield child.key_fault(f"other objectives are not supported yet; {instead}")
-        elif direction != wanted[name]:
-            yield child.fault(f"{direction} is not supported yet; write {wanted[name]}")
-    named = {near(name, wanted) for name in context.document.objectives}
+        if name not in DIRECTIONS:
+            hint = near(name, DIRECTIONS)
+            instead = f"did you mean {hint}?" if hint else f"there are {', '.join(DIRECTIONS)}"
+            yield child.key_fault(f"no objective; {instead}")
+        elif direction != DIRECTIONS[name]:
+            yield child.fault(f"{direction} is not supported; write {DIRECTIONS[name]}")
+    named = {near(name, DIRECTIONS) for name in context.document.objectives}
     if "val_loss" not in named:
         yield node.key_fault("the quality is missing; add val_loss: min")
     if "tokens_per_s" not in named:
         yield node.key_fault("the speed is missing; add tokens_per_s: max")
+    if context.document.search.prune and (more := [name for name in node.items() if name in list(DIRECTIONS)[2:]]):
+        yield node.items()[more[0]].key_fault(
+            "search.prune judges by loss and speed alone, and may put last what is best here; take one of the two out"
+        )
 
 
 def _nuisance(context: Context) -> Faults:
@@ -203,7 +207,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Context], Faults]], ...] = (
     *TRIAL_RULES,
     ((), _constraints),
     (("search",), _search),
-    (("objectives",), _objectives),
+    (("objectives", "search"), _objectives),
     (("nuisance", "axes"), _nuisance),
     (("trial.data",), _data),
 )

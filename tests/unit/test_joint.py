@@ -1,6 +1,7 @@
 """P(on frontier) where it is known in closed form, and the walk against brute force."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy import stats
 
 from sweeper.joint import _of_two, drawn_means, frontier_probabilities
 from sweeper.noise import Observation, fit
+from sweeper.points import Estimate
 
 OBJECTIVES = {"val_loss": "min", "tokens_per_s": "max"}
 
@@ -18,6 +20,7 @@ OBJECTIVES = {"val_loss": "min", "tokens_per_s": "max"}
 class Where:
     config_id: str
     probe_id: str
+    objectives: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 def fitted(values):
@@ -84,3 +87,16 @@ def test_the_walk_finds_what_no_other_point_beats(points):
         for p in points
     ]  # fmt: skip
     assert _of_two(first, second)[0].tolist() == wanted
+
+
+def test_an_objective_without_noise_counts_in_every_draw():
+    fits = {
+        "val_loss": fitted({"small": [2.0, 2.01, 2.02], "large": [1.0, 1.02, 1.01]}),
+        "tokens_per_s": fitted({"small": [1.0, 1.01, 1.02], "large": [2.0, 2.02, 2.01]}),
+    }
+    points = [
+        Where(name, name, {"params": Estimate(mean=value, sd=None, n=1, low=value, high=value)})
+        for name, value in (("small", 1e6), ("large", 2e6))
+    ]
+    assert frontier_probabilities(points, fits, OBJECTIVES)[0] < 0.01
+    assert frontier_probabilities(points, fits, {**OBJECTIVES, "params": "min"})[0] == 1.0
