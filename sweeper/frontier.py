@@ -357,7 +357,9 @@ def _noise(one: AdditiveFit) -> Noise:
 
 def frontier_json(found: Frontier) -> dict[str, Any]:
     """`frontier.json` as plain values; an advantage below its objective's of `margins` counts as none."""
-    plain = asdict(found)
+    from sweeper.report.text import answer
+
+    plain = {"answer": list(answer(found)), **asdict(found)}
     for one in plain["frontiers"]:
         one["noise"] = {"confidence": CONFIDENCE, "power": POWER, **one["noise"]}
     return {"schema": SCHEMA, "margins": dict(MARGINS), **plain}

@@ -24,9 +24,13 @@ def labels(points: Sequence[Mapping[str, Any]]) -> list[str]:
     A point is `{"shape": {…}, "recipe": {…}}`, with `"batch_size"` where the micro-batch is part of it. What a point
     hasn't got, as AdamW no momentum, its label leaves out.
     """
+    shown = differing(points)
+    return [label(point, shown) for point in points]
+
+
+def differing(points: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The fields that tell `points` apart; width, depth and FFN where none does."""
     rows = [_flat(point) for point in points]
-    if not rows:
-        return []
     names = dict.fromkeys(name for row in rows for name in row)
     varying = [name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)]
     follow = {*_FOLLOWS_FROM_OTHERS, *(name for name in _SCALED if _scaled(name, rows))}
@@ -36,8 +40,13 @@ def labels(points: Sequence[Mapping[str, Any]]) -> list[str]:
     for name in varying:
         if name not in shown and _distinct(rows, [*shown, name]) > _distinct(rows, shown):
             shown.append(name)
-    shown = shown or ["d_model", "n_layers", "ffn_hidden"]
-    return [" ".join(_part(name, row[name]) for name in shown if row.get(name) is not None) for row in rows]
+    return tuple(shown) or ("d_model", "n_layers", "ffn_hidden")
+
+
+def label(point: Mapping[str, Any], shown: Sequence[str]) -> str:
+    """A point's label of the fields `shown`."""
+    row = _flat(point)
+    return " ".join(_part(name, row[name]) for name in shown if row.get(name) is not None)
 
 
 def _flat(point: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """Ledger → MLflow: brings MLflow's runs to what the ledger says. The only file that imports mlflow.
 
 `Projection` says what the runs should hold, `Writer` finds out what they do hold and writes the difference. So writing
-twice changes nothing, and what could not be written is caught up by the next run of the study. As a program it writes
-what `sweeper.tracking` sends it, in a process of its own: MLflow's store is Python that computes, and would keep the
-driver's thread waiting for the interpreter.
+twice changes nothing, and what could not be written is caught up later.
 """
 
 from __future__ import annotations
@@ -12,132 +10,42 @@ import gc
 import json
 import logging
 import os
-import pickle
-import queue
-import sys
-import threading
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sweeper.projection import MAX_PARAM, Projection, Record, Run, RunStatus, study_params
+from sweeper.labels import differing
+from sweeper.projection import Dataset, Projection, Record, Run, RunStatus, study_params
 from sweeper.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FOLDER_ID, TRIAL_ID, WRITTEN = "sweeper.folder_id", "sweeper.trial_id", "sweeper.points"
-PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
+PARENT, NOTE, NAME = "mlflow.parentRunId", "mlflow.note.content", "mlflow.runName"
 POINTS_AT_ONCE = 800
 MAX_STUDY_PARAMS = 90
 """With `POINTS_AT_ONCE` and the tags within MLflow's limits of one batch: 1000 in all, 100 params, 100 tags."""
-PAUSE = 1.0
-"""Seconds from one write to the next: what comes within them is written together, a short trial in three calls."""
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-NICENESS = 10
-"""Of the process that writes: trials that are timed on the same cores come first."""
 COLLECT_AFTER = (50_000, 20, 100)
 """The garbage collector's thresholds there: its own look at every 700 objects takes a fifth of the time of a write."""
 
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # we retry ourselves; MLflow's own 7 take minutes a call
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 """MLflow's settings, unless the user has set them otherwise."""
-
-Task = tuple[Any, ...]
-"""("add", records, whether they are new), ("artifacts",), ("end", status, milliseconds). And ("hurry", whether to),
-which doesn't count as one."""
-
-
-def main() -> None:
-    """Take the writer's fields and then tasks from standard input, pickled; say on standard output how far it is."""
-    os.nice(NICENESS)
-    tasks, said = sys.stdin.buffer, os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # MLflow may print
-    _Loop(Writer(**pickle.load(tasks)), said).run(tasks)
-
-
-class _Loop:
-    """Takes in all that waits, writes the difference; after a failure again, ever later. Ends with its input."""
-
-    def __init__(self, writer: Writer, said: TextIO) -> None:
-        self._writer, self._said = writer, said
-        self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._hurry = threading.Event()
-        self._began, self._error, self._lost = 0.0, "", False
-
-    def run(self, tasks: BinaryIO) -> None:
-        """Until the input ends, which is when the study's driver does: what isn't written then is caught up later."""
-        threading.Thread(target=self._read, args=(tasks,), daemon=True).start()
-        taken, wait, waiting = 0, 0.0, self._next_tasks(None)
-        while None not in waiting:
-            for task in waiting:
-                taken += 1
-                self._take(task)
-            self._began = time.monotonic()
-            try:
-                self._writer.write()
-            except Exception as error:
-                self._note(error)
-                wait = min(max(2 * wait, FIRST_WAIT), LONGEST_WAIT)
-                self._say(written=None)
-            else:
-                wait = 0.0
-                self._error = self._error if self._lost else ""
-                self._say(written=taken)
-            waiting = self._next_tasks(wait or None)
-
-    def _read(self, tasks: BinaryIO) -> None:
-        try:
-            while True:
-                task = pickle.load(tasks)
-                if task[0] != "hurry":
-                    self._queue.put(task)
-                elif task[1]:
-                    self._hurry.set()
-                else:
-                    self._hurry.clear()
-        except (EOFError, OSError, pickle.UnpicklingError):
-            self._hurry.set()
-            self._queue.put(None)
-
-    def _take(self, task: Task | None) -> None:
-        """A record that can't be projected is left out, and the rest goes on."""
-        try:
-            match task:
-                case ("add", records, live):
-                    self._writer.add(records, live=live)
-                case ("artifacts",):
-                    self._writer.want_artifacts()
-                case ("end", status, time_ms):
-                    self._writer.end(status, time_ms=time_ms)
-        except Exception as error:
-            self._lost = True
-            self._note(error)
-
-    def _note(self, error: Exception) -> None:
-        self._error = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:MAX_PARAM]
-
-    def _say(self, *, written: int | None) -> None:
-        print(json.dumps({"written": written, "error": self._error, "lost": self._lost}), file=self._said)
-
-    def _next_tasks(self, timeout: float | None) -> list[Task | None]:
-        tasks = []
-        try:
-            tasks.append(self._queue.get(timeout=timeout))
-            self._hurry.wait(max(0.0, self._began + PAUSE - time.monotonic()))
-            while True:
-                tasks.append(self._queue.get_nowait())
-        except queue.Empty:
-            return tasks
+NO_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+"""We try again ourselves, after a look at what is there: where the answer to a call was lost, MLflow's own next try
+would make a run a second time."""
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+"""Where MLflow's client writes itself, and so artifacts too."""
+MAX_NOTE = 5000
+"""Characters of a description that every MLflow store takes."""
 
 
 @dataclass(kw_only=True)
@@ -153,6 +61,7 @@ class _Remote:
     written: int | None = None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    datasets: set[Dataset] = field(default_factory=set)
 
 
 class Writer:
@@ -160,7 +69,7 @@ class Writer:
 
     def __init__(self, *, uri: str, experiment: str, folder: RunFolder, profile: str, description: str) -> None:
         self._uri, self._experiment, self._folder, self._description = uri, experiment, folder, description
-        self._projection = Projection(study=experiment, profile=profile)
+        self._projection = Projection(study=experiment, profile=profile, named_by=_named_by(folder))
         self._profile = profile
         self._changed: dict[str, None] = {}
         self._artifacts_wanted = False
@@ -215,16 +124,18 @@ class Writer:
                 if len(failures) > 2:
                     break
         assert self._parent is not None
-        _write_run(client, parent, self._parent)
         if self._artifacts_wanted:
+            parent.tags[NOTE] = self._note()
             self._write_artifacts(client, self._parent.run_id)
+        _write_run(client, parent, self._parent)
+        _write_datasets(client, list(self._projection.datasets), self._parent)
         if failures:
             raise failures[-1]
 
     def _find_experiment(self, client: MlflowClient) -> str:
         found = client.get_experiment_by_name(self._experiment)
         if found is None:
-            where = artifact_location(self._uri, self._experiment)
+            where = artifact_location(self._uri, self._experiment, runs=self._folder.root.parent.parent)
             return str(client.create_experiment(self._experiment, artifact_location=where))
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
@@ -235,7 +146,7 @@ class Writer:
         folder_id = self._projection.folder_id
         parent.tags |= {
             FOLDER_ID: folder_id,
-            NOTE: self._description,
+            NOTE: self._note(),
             "sweeper.folder": str(self._folder.root),
             "sweeper.study": self._experiment,
             "sweeper.profile": self._profile,
@@ -244,7 +155,12 @@ class Writer:
         found = self._search(client, f"tags.`{FOLDER_ID}` = '{folder_id}'")
         remote = found[0] if found else self._create(client, parent, {FOLDER_ID: folder_id})
         children = self._search(client, f"tags.`{PARENT}` = '{remote.run_id}'") if found else []
-        self._children = {child.tags[TRIAL_ID]: child for child in children if TRIAL_ID in child.tags}
+        self._children, again = {}, found[1:]
+        for child in children:
+            if TRIAL_ID in child.tags and self._children.setdefault(child.tags[TRIAL_ID], child) is not child:
+                again.append(child)
+        for one in again:  # made by a call that was given up, but not by the server
+            client.delete_run(one.run_id)
         self._parent = remote
 
     def _search(self, client: MlflowClient, condition: str) -> list[_Remote]:
@@ -264,13 +180,16 @@ class Writer:
                 end_ms=run.info.end_time,
                 params=dict(run.data.params),
                 tags=dict(run.data.tags),
+                datasets={
+                    Dataset(name=one.dataset.name, digest=one.dataset.digest) for one in run.inputs.dataset_inputs
+                },
             )
             for run in runs
         ]
 
     def _create(self, client: MlflowClient, run: Run, tags: Mapping[str, str]) -> _Remote:
         made = client.create_run(self._experiment_id, start_time=run.start_ms, run_name=run.name, tags=dict(tags))
-        return _Remote(run_id=made.info.run_id, status=made.info.status, written=0, tags=dict(tags))
+        return _Remote(run_id=made.info.run_id, status=made.info.status, written=0, tags={**tags, NAME: run.name})
 
     def _write_child(self, client: MlflowClient, trial_id: str) -> None:
         assert self._parent is not None
@@ -279,6 +198,14 @@ class Writer:
             tags = {**run.tags, TRIAL_ID: trial_id, PARENT: self._parent.run_id}
             self._children[trial_id] = self._create(client, run, tags)
         _write_run(client, run, self._children[trial_id])
+
+    def _note(self) -> str:
+        """The question, and the answer as the folder has it."""
+        try:
+            answer = json.loads(self._folder.frontier.read_text(encoding="utf-8")).get("answer", ())
+        except (OSError, ValueError):
+            answer = ()
+        return "\n\n".join([self._description, " ".join(answer)]).strip()[:MAX_NOTE]
 
     def _study_params(self) -> dict[str, str]:
         own = {"name": self._experiment, "profile": self._profile}
@@ -297,8 +224,7 @@ class Writer:
 
 def _open(uri: str) -> MlflowClient:
     """A client of the store, made when it isn't there: the first `runs/mlflow.db` takes some 5 s."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    os.environ.update({**SETTINGS, **os.environ, **NO_RETRIES})
     warnings.filterwarnings("ignore", module=r"mlflow|alembic|sqlalchemy")
     from mlflow import MlflowClient
 
@@ -311,12 +237,41 @@ def _open(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def artifact_location(uri: str, experiment: str) -> str | None:
-    """Beside a SQLite store, absolute, as MLflow's own default is the working directory; else the server's."""
-    if not uri.startswith("sqlite:///"):
+def artifact_location(uri: str, experiment: str, *, runs: Path) -> str | None:
+    """Beside a SQLite store; of another database in `runs`; else the server's own.
+
+    Absolute, as MLflow's own default is the working directory.
+    """
+    if uri.startswith("sqlite:///"):
+        runs = Path(uri.removeprefix("sqlite:///")).parent
+    elif not uri.startswith(DATABASES):
         return None
-    store = Path(uri.removeprefix("sqlite:///")).absolute()
-    return (store.parent / "mlartifacts" / experiment).as_uri()
+    return (runs.absolute() / "mlartifacts" / experiment).as_uri()
+
+
+def _named_by(folder: RunFolder) -> tuple[str, ...]:
+    """The fields that tell the planned configs apart."""
+    try:
+        return differing(json.loads(folder.plan.read_text(encoding="utf-8"))["configs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def _write_datasets(client: MlflowClient, wanted: Sequence[Dataset], remote: _Remote) -> None:
+    """Log as inputs what isn't one yet."""
+    from mlflow import entities
+    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+    missing = [one for one in wanted if one not in remote.datasets]
+    if not missing:
+        return
+    context = entities.InputTag(MLFLOW_DATASET_CONTEXT, "training")
+    made = [
+        entities.Dataset(name=one.name, digest=one.digest, source_type="sweeper", source=json.dumps({"data": one.name}))
+        for one in missing
+    ]
+    client.log_inputs(remote.run_id, [entities.DatasetInput(dataset, [context]) for dataset in made])
+    remote.datasets |= set(missing)
 
 
 def _write_run(client: MlflowClient, run: Run, remote: _Remote) -> None:
@@ -327,7 +282,7 @@ def _write_run(client: MlflowClient, run: Run, remote: _Remote) -> None:
     if run.status == "RUNNING" and remote.status != "RUNNING":
         client.update_run(remote.run_id, status="RUNNING")
         remote.status = "RUNNING"
-    wanted = dict(run.tags)
+    wanted = {**run.tags, NAME: run.name}
     if run.status == "RUNNING":
         wanted[WRITTEN] = str(len(run.points))
     tags = {key: value for key, value in wanted.items() if remote.tags.get(key) != value}

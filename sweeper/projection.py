@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from sweeper.labels import differing, label
 from sweeper.lines import event_from_record
 from sweeper.records import Job, flat
 from sweeper.useful import of_own_seconds
@@ -19,6 +20,8 @@ RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 Record = Mapping[str, Any]
 MAX_PARAM = 500
 """Characters of a param's or tag's value: what every MLflow store takes."""
+MAX_DIGEST = 36
+"""Characters of a data set's digest, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,14 @@ class Point:
     value: float
     time_ms: int
     step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What trials were trained on: its name in recipes, and its fingerprint."""
+
+    name: str
+    digest: str
 
 
 @dataclass(kw_only=True)
@@ -50,14 +61,17 @@ class Projection:
 
     A trial without an outcome is RUNNING when it was asked live, by this process, else KILLED: whoever asked
     for it is gone. A trial keeps its run over all its attempts. Probes are no trials: their speeds are
-    metrics of the parent, `probe.<probe_id>.…`.
+    metrics of the parent, `probe.<probe_id>.…`. `datasets`, in the order in which they were first named.
+
+    A trial is named by the fields `named_by` of its config, as the report names configs, and its seed.
     """
 
-    def __init__(self, *, study: str, profile: str) -> None:
-        self._study, self._profile = study, profile
+    def __init__(self, *, study: str, profile: str, named_by: Sequence[str] = ()) -> None:
+        self._study, self._profile, self._named_by = study, profile, named_by or differing([])
         self.parent: Run | None = None
         self.folder_id = ""
         self.trials: dict[str, Run] = {}
+        self.datasets: dict[Dataset, None] = {}
         self._outcomes: dict[str, str] = {}
         self._kinds: Counter[str] = Counter()
 
@@ -68,6 +82,8 @@ class Projection:
             self.folder_id = _identity(record)
             self.parent = Run(name=f"{self._study} · {self._profile}", start_ms=time_ms, end_ms=time_ms)
         self.parent.end_ms = time_ms
+        if (dataset := _dataset(record)) is not None:
+            self.datasets[dataset] = None
         if "trial_id" in record:
             self._add_to_trial(record, time_ms, live)
         elif record["type"] == "speed":
@@ -88,7 +104,7 @@ class Projection:
         if trial_id not in self.trials:
             if job is None:
                 return
-            self.trials[trial_id] = Run(name=_name(job), start_ms=time_ms, end_ms=time_ms)
+            self.trials[trial_id] = Run(name=self._name(job), start_ms=time_ms, end_ms=time_ms)
         run = self.trials[trial_id]
         run.end_ms = time_ms
         if job is not None:
@@ -107,6 +123,9 @@ class Projection:
             if kind == "final":
                 run.points += _final_points(record, run.asked_ms or run.start_ms, time_ms)
             self._count(trial_id, kind, time_ms)
+
+    def _name(self, job: Job) -> str:
+        return f"{label(job.config.to_dict(), self._named_by)} · seed {job.seed}"
 
     def _add_probe(self, record: Record, time_ms: int) -> None:
         assert self.parent is not None
@@ -166,9 +185,12 @@ def _job(record: Record) -> Job | None:
     return event.job if event else None
 
 
-def _name(job: Job) -> str:
-    shape = job.config.shape
-    return f"L{shape.n_layers} d{shape.d_model} f{shape.ffn_hidden} · seed {job.seed}"
+def _dataset(record: Record) -> Dataset | None:
+    if record["type"] == "asked":
+        name, digest = record["job"]["config"]["recipe"]["data"], record["job"].get("data_fingerprint")
+    else:
+        name, digest = record.get("recipe", {}).get("data"), (record.get("environment") or {}).get("data_fingerprint")
+    return Dataset(name=name[:MAX_PARAM], digest=digest[:MAX_DIGEST]) if name and digest else None
 
 
 def _tags(record: Record, study: str, profile: str) -> dict[str, str]:

@@ -74,6 +74,11 @@ class RunFolder:
         """Held (flock) by the one driver that may write here."""
         return self.root / ".lock"
 
+    @property
+    def tracking_lock(self) -> Path:
+        """Held (flock) by the one process that writes this folder's runs to MLflow."""
+        return self.root / ".mlflow.lock"
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader sees the old or the new file, never a part."""

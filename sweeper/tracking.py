@@ -1,4 +1,4 @@
-"""Keeps MLflow up with a study, written behind it by a process of its own (`sweeper.mlflow_store`).
+"""Keeps MLflow up with a study, written behind it by a process of its own (`sweeper.mlflow_process`).
 
 The ledger is the truth and MLflow its projection. Nothing here stops or slows a study.
 """
@@ -24,7 +24,7 @@ from sweeper.projection import Record, RunStatus
 from sweeper.run_folder import RunFolder
 
 EXIT_SECONDS = 3.0
-_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from sweeper.mlflow_store import main; main()"
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from sweeper.mlflow_process import main; main()"
 """Finds this very package first, whatever the working directory holds."""
 
 
@@ -114,7 +114,7 @@ class Tracker:
             why = f" ({self._error})" if self._error else ""
             self.warning = (
                 f"MLflow did not take everything in time{why}; "
-                "nothing is lost: the next `sweeper run` of this study catches up"
+                "nothing is lost: `sweeper sync`, or the next `sweeper run` of this study, catches up"
             )
         self._outbox.put(None)
         if not drained:

@@ -109,7 +109,7 @@ def test_a_study_is_one_parent_with_a_child_per_trial(uri: str, folder: RunFolde
     parent, child = found[""], found[jobs[1].trial_id]
     assert {run["status"] for run in found.values()} == {"FINISHED"}
     assert child["tags"]["mlflow.parentRunId"] == parent["id"]
-    assert child["name"] == "L2 d96 f352 · seed 1"
+    assert child["name"] == "d96 L2 f352 · seed 1"
     assert child["params"]["params.total"] == "276960"
     assert [step for step, *_ in child["metrics"]["train_loss"]] == [1024, 51200, 102400]
     assert child["metrics"]["val_loss"][0][:2] == (102400, 1.51)
@@ -145,9 +145,10 @@ def test_projecting_twice_changes_nothing(uri: str, folder: RunFolder) -> None:
 
 def test_an_interrupted_trial_is_killed_and_goes_on_in_its_own_run(uri: str, folder: RunFolder) -> None:
     first, second = make_job(0), make_job(1)
-    dead = tracker(uri, folder)  # never closed: its driver was killed
+    dead = tracker(uri, folder)
     run_jobs(folder, [first, second], dead.observe, until=second)
     assert dead.drain(LONG)
+    dead._process.kill()  # with its driver
     killed = contents(uri)
     assert (killed[""]["status"], killed[second.trial_id]["status"]) == ("RUNNING", "RUNNING")
     with open(folder.ledger, "a") as file:

@@ -44,7 +44,7 @@ def test_a_trial_runs_from_asked_to_final() -> None:
     trial = project(asked(job, seconds=0), told(make_final(job), seconds=100)).trials[job.trial_id]
     begin = milliseconds(at(0))
     assert (trial.status, trial.start_ms, trial.end_ms) == ("FINISHED", begin, begin + 100_000)
-    assert trial.name == "L2 d96 f352 · seed 1"
+    assert trial.name == "d96 L2 f352 · seed 1"
     assert trial.tags["sweeper.status"] == "ok"
     assert trial.tags["sweeper.device"] == "cpu"
     assert trial.tags["sweeper.version.torch"] == "2.13.0"
@@ -155,7 +155,7 @@ def test_the_store_lies_beside_the_runs_unless_said_otherwise(monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     uri = default_uri(Path("runs"))
     assert uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
-    assert artifact_location(uri, "depth") == f"file://{tmp_path}/runs/mlartifacts/depth"
+    assert artifact_location(uri, "depth", runs=Path("x")) == f"file://{tmp_path}/runs/mlartifacts/depth"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert default_uri(Path("runs")) == "http://127.0.0.1:5000"
-    assert artifact_location("http://127.0.0.1:5000", "depth") is None
+    assert artifact_location("http://127.0.0.1:5000", "depth", runs=Path("x")) is None
