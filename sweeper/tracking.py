@@ -20,10 +20,15 @@ from types import TracebackType
 from typing import Any
 
 from sweeper.errors import UsageError
+from sweeper.mlflow_links import study_links, wait_for
 from sweeper.projection import Record, RunStatus
 from sweeper.run_folder import RunFolder
 
 EXIT_SECONDS = 3.0
+SERVER_SECONDS = 120.0
+"""For MLflow's server to answer, which imports for some 10 s."""
+SERVER_SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+"""Of MLflow's server, unless set otherwise: without its seven processes for jobs of other kinds than ours."""
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from sweeper.mlflow_process import main; main()"
 """Finds this very package first, whatever the working directory holds."""
 
@@ -169,10 +174,23 @@ class Tracker:
 def serve(runs: Path, *, port: int) -> int:
     """MLflow's pages on what `runs` holds, on this machine only, until Ctrl-C; its exit code.
 
-    Raises UsageError where there is nothing to show.
+    Says where they are, and each study's trials once the server answers. Raises UsageError where there is nothing to
+    show.
     """
     if "MLFLOW_TRACKING_URI" not in os.environ and not (runs / "mlflow.db").is_file():
         raise UsageError(f"{runs} holds no results: run a study first, or name its folder with --out")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", default_uri(runs)]
-    print(f"http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
-    return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)])
+    base = f"http://127.0.0.1:{port}"
+    print(f"{base} (Ctrl-C ends it)", flush=True)
+    threading.Thread(target=_say_links, args=(base,), daemon=True).start()
+    environment = {**SERVER_SETTINGS, **os.environ}
+    return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)], env=environment)
+
+
+def _say_links(base: str) -> None:
+    """A thread: print the links once the server answers."""
+    if not wait_for(base, timeout=SERVER_SECONDS) or not (links := study_links(base)):
+        return
+    print("Trials, lowest loss first (select all and Compare: parallel coordinates, loss against speed):")
+    for study, link in links.items():
+        print(f"  {study}: {link}", flush=True)

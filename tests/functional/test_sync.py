@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import mlflow_places
 import pytest
+from mlflow_places import without_ids
 
 from sweeper.cli import main
 from sweeper.ledger import held
@@ -15,8 +17,6 @@ from sweeper.run_folder import RunFolder
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, with SQLAlchemy 2.1
 
 ROOT = Path(__file__).parents[2]
-IDS = ("mlflow.parentRunId",)
-"""Tags that hold a run's id, which the store gives."""
 
 
 @pytest.fixture
@@ -29,29 +29,7 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
 
 
 def contents(uri: str) -> dict[str, Any]:
-    """All that the store holds of the study, by trial_id (the parent as ""), but for ids and where artifacts lie."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name("first")
-    runs = client.search_runs([experiment.experiment_id])
-    parent = next(run.info.run_id for run in runs if "mlflow.parentRunId" not in run.data.tags)
-    found = {}
-    for run in runs:
-        trial_id = run.data.tags.get("sweeper.trial_id", "")
-        assert trial_id not in found, "two runs of one trial"
-        assert run.data.tags.get("mlflow.parentRunId", parent) == parent
-        history = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
-        found[trial_id] = {
-            "name": run.info.run_name,
-            "status": run.info.status,
-            "times": (run.info.start_time, run.info.end_time),
-            "params": run.data.params,
-            "tags": {key: value for key, value in run.data.tags.items() if key not in IDS},
-            "metrics": {key: [(m.step, m.value, m.timestamp) for m in points] for key, points in history.items()},
-            "artifacts": {file.path: file.file_size for file in client.list_artifacts(run.info.run_id)},
-        }
-    return found
+    return without_ids(mlflow_places.contents(uri, "first"))
 
 
 def test_two_empty_stores_become_the_same_and_writing_again_changes_nothing(folder: Path, capsys) -> None:

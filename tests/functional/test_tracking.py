@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -12,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow_places
 import psutil
 import pytest
 
 from sweeper.ledger import Ledger, read
-from sweeper.mlflow_store import WRITTEN
+from sweeper.mlflow_store import WRITTEN, Writer
 from sweeper.records import Failed, Job, Rung
 from sweeper.run_folder import RunFolder
 from sweeper.session import Session
@@ -71,28 +73,7 @@ def run_jobs(folder: RunFolder, jobs: list[Job], *observers: Callable[[Any], Non
 
 
 def contents(uri: str) -> dict[str, Any]:
-    """All that the store holds, read with MLflow's own client: by trial_id, the parent as ''."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name("depth")
-    runs = client.search_runs([experiment.experiment_id])
-    found = {}
-    for run in runs:
-        trial_id = run.data.tags.get("sweeper.trial_id", "")
-        assert trial_id not in found, "two runs of one trial"
-        history = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
-        found[trial_id] = {
-            "id": run.info.run_id,
-            "name": run.info.run_name,
-            "status": run.info.status,
-            "times": (run.info.start_time, run.info.end_time),
-            "params": run.data.params,
-            "tags": run.data.tags,
-            "metrics": {k: [(m.step, m.value, m.timestamp) for m in points] for k, points in history.items()},
-            "artifacts": {file.path for file in client.list_artifacts(run.info.run_id)},
-        }
-    return found
+    return mlflow_places.contents(uri, "depth")
 
 
 def test_a_study_is_one_parent_with_a_child_per_trial(uri: str, folder: RunFolder, tmp_path: Path, capfd) -> None:
@@ -117,7 +98,7 @@ def test_a_study_is_one_parent_with_a_child_per_trial(uri: str, folder: RunFolde
     assert parent["tags"]["mlflow.note.content"] == "deep or wide?"
     assert parent["params"]["budget.params.target"] == "500000"
     assert [value for _, value, _ in parent["metrics"]["trials.done"]] == [1, 2, 3]
-    assert parent["artifacts"] == {"study.yaml", "plan.json"}
+    assert parent["artifacts"].keys() == {"study.yaml", "plan.json"}
     assert (tmp_path / "runs" / "mlartifacts" / "depth" / parent["id"] / "artifacts" / "study.yaml").exists()
 
 
@@ -149,6 +130,7 @@ def test_an_interrupted_trial_is_killed_and_goes_on_in_its_own_run(uri: str, fol
     run_jobs(folder, [first, second], dead.observe, until=second)
     assert dead.drain(LONG)
     dead._process.kill()  # with its driver
+    dead.close(timeout=1)
     killed = contents(uri)
     assert (killed[""]["status"], killed[second.trial_id]["status"]) == ("RUNNING", "RUNNING")
     with open(folder.ledger, "a") as file:
@@ -270,6 +252,58 @@ def test_a_writing_process_that_dies_is_said_and_caught_up(uri: str, folder: Run
         one.close(timeout=LONG)
         assert one.warning is None
     assert contents(uri)[make_job(1).trial_id]["status"] == "FINISHED"
+
+
+def written(uri: str, folder: RunFolder) -> Writer:
+    """A writer that has just brought the store to what the ledger says."""
+    writer = Writer(uri=uri, experiment="depth", folder=folder, profile="cpu", description="deep or wide?")
+    writer.add(read(folder.ledger), live=False)
+    writer.end("FINISHED", time_ms=round(time.time() * 1000))
+    writer.write()
+    return writer
+
+
+def test_runs_that_were_made_twice_are_one_again(uri: str, folder: RunFolder) -> None:
+    """As when a server goes on with a call that the client has given up."""
+    from mlflow import MlflowClient
+    from mlflow.entities import ViewType
+
+    run_jobs(folder, [make_job(0), make_job(1)])
+    written(uri, folder)
+    before, client = contents(uri), MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("depth").experiment_id
+    parent, trial = before[""], before[make_job(1).trial_id]
+    for twice, tags in ((parent, ("sweeper.folder_id",)), (trial, ("sweeper.trial_id", "mlflow.parentRunId"))):
+        client.create_run(experiment, start_time=2**41, tags={tag: twice["tags"][tag] for tag in tags})
+    written(uri, folder)
+    assert {run.info.run_id for run in client.search_runs([experiment])} == {run["id"] for run in before.values()}
+    assert len(client.search_runs([experiment], run_view_type=ViewType.DELETED_ONLY)) == 2
+
+
+def test_runs_are_named_as_the_report_names_configs(uri: str, folder: RunFolder) -> None:
+    """By what tells the planned configs apart; where that changes, names follow."""
+    deep = make_job(0, n_layers=4)
+    run_jobs(folder, [make_job(1), deep])
+    written(uri, folder)
+    assert contents(uri)[deep.trial_id]["name"] == "d96 L4 f352 · seed 0"
+    folder.plan.write_text(json.dumps({"configs": [make_job().config.to_dict(), deep.config.to_dict()]}))
+    written(uri, folder)
+    found = contents(uri)
+    assert {run["name"] for run in found.values()} == {"depth · cpu", "L2 · seed 1", "L4 · seed 0"}
+    assert found[deep.trial_id]["tags"]["mlflow.runName"] == "L4 · seed 0"
+
+
+def test_the_answer_comes_with_the_artifacts(uri: str, folder: RunFolder) -> None:
+    run_jobs(folder, [make_job(0)])
+    writer = written(uri, folder)
+    assert contents(uri)[""]["tags"]["mlflow.note.content"] == "deep or wide?"
+    folder.frontier.write_text('{"answer": ["One is on the frontier:", "L2."]}')
+    writer.want_artifacts()
+    writer.write()
+    parent = contents(uri)[""]
+    assert parent["tags"]["mlflow.note.content"] == "deep or wide?\n\nOne is on the frontier: L2."
+    assert "frontier.json" in parent["artifacts"]
+    assert parent["datasets"] == [("fake", "abc", '{"data": "fake"}', ("mlflow.data.context", "training"))]
 
 
 DRIVER = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from sweeper.lines import event_record
 from sweeper.mlflow_store import artifact_location
-from sweeper.projection import MAX_PARAM, Projection, milliseconds, study_params, trial_params
+from sweeper.projection import MAX_PARAM, Dataset, Projection, milliseconds, study_params, trial_params
 from sweeper.records import SCHEMA, Event, Failed, Job, Rung, Speed, SpeedSummary
 from sweeper.tracking import default_uri
 from tests.fakes import make_final, make_job
@@ -115,6 +116,19 @@ def test_probes_are_metrics_of_the_parent() -> None:
     }  # fmt: skip
 
 
+def test_data_sets_are_known_from_the_asking_or_the_outcome() -> None:
+    early, late = make_job(data="text"), make_job(seed=1)
+    records = [
+        asked(replace(early, data_fingerprint="f00"), seconds=0),
+        asked(late, seconds=1),
+        told(make_final(late), seconds=2),
+    ]
+    assert list(project(*records[:2]).datasets) == [Dataset(name="text", digest="f00")]
+    assert list(project(*records, records[2]).datasets) == [
+        Dataset(name="text", digest="f00"), Dataset(name="fake", digest="abc"),
+    ]  # fmt: skip
+
+
 def test_points_only_grow() -> None:
     """What was written of an earlier state is a beginning of the later one: so the difference is its end."""
     first, second = make_job(), make_job(seed=1)
@@ -159,3 +173,5 @@ def test_the_store_lies_beside_the_runs_unless_said_otherwise(monkeypatch, tmp_p
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert default_uri(Path("runs")) == "http://127.0.0.1:5000"
     assert artifact_location("http://127.0.0.1:5000", "depth", runs=Path("x")) is None
+    postgres = "postgresql+psycopg2://me@there/store"
+    assert artifact_location(postgres, "depth", runs=Path("x")) == f"file://{tmp_path}/x/mlartifacts/depth"
