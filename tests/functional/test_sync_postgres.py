@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -58,7 +59,7 @@ def postgres() -> Iterator[str]:
                 subprocess.run(create, check=True)
             yield f"postgresql+psycopg2://sweeper@127.0.0.1:{port}"
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # doesn't wait for clients to leave, as SIGTERM does
             server.wait()
 
 
