@@ -202,10 +202,10 @@ class Writer:
     def _note(self) -> str:
         """The question, and the answer as the folder has it."""
         try:
-            answer = json.loads(self._folder.frontier.read_text(encoding="utf-8")).get("answer", ())
-        except (OSError, ValueError):
-            answer = ()
-        return "\n\n".join([self._description, " ".join(answer)]).strip()[:MAX_NOTE]
+            answer = " ".join(json.loads(self._folder.frontier.read_text(encoding="utf-8"))["answer"])
+        except (OSError, ValueError, KeyError, TypeError):
+            answer = ""
+        return f"{self._description}\n\n{answer}".strip()[:MAX_NOTE]
 
     def _study_params(self) -> dict[str, str]:
         own = {"name": self._experiment, "profile": self._profile}
