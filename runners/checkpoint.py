@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from runners.data.inventory import fingerprint
 from sweeper.errors import UsageError
 from sweeper.records import Config, Job
+from sweeper.schedule import Branch
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,10 @@ _DATA = "data_fingerprint"
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """Whose training a checkpoint is and how far it had come: `step` of `steps`, after `seconds` of each clock."""
+    """Whose training a checkpoint is and how far it had come: `step` of `steps`, after `seconds` of each clock.
+
+    `branches` are those that it has taken, the fields of `sweeper.schedule.Branch`.
+    """
 
     config: Mapping[str, Any]
     config_id: str
@@ -51,6 +55,7 @@ class Header:
     steps: int
     seconds: Mapping[str, float]
     data_fingerprint: str
+    branches: Sequence[Mapping[str, Any]] = ()
     format: int = FORMAT
 
     @property
@@ -118,7 +123,13 @@ class Checkpoints:
         return step % self.every == 0 if self.every else step * PARTS >= steps
 
     def save(
-        self, training: Training, *, losses: Sequence[float], seconds: Mapping[str, float], data_fingerprint: str
+        self,
+        training: Training,
+        *,
+        losses: Sequence[float],
+        branches: Sequence[Branch],
+        seconds: Mapping[str, float],
+        data_fingerprint: str,
     ) -> None:
         """Write the training's checkpoint: the earlier one stays until this one is on disk, all of it.
 
@@ -138,6 +149,7 @@ class Checkpoints:
             steps=job.steps or 0,
             seconds=dict(seconds),
             data_fingerprint=data_fingerprint,
+            branches=[asdict(branch) for branch in branches],
         )
         tensors = {**_state(training), _LOSSES: torch.tensor(losses, dtype=torch.float64)}
         path = self.path(job)
@@ -163,6 +175,11 @@ class Saved:
 
     path: Path
     header: Header
+
+    @property
+    def branches(self) -> list[Branch]:
+        """Those that the training had taken."""
+        return [Branch(**branch) for branch in self.header.branches]
 
     def load_into(self, training: Training) -> list[float]:
         """Set a freshly built training to where this one stood; its losses so far, in nats.

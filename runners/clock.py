@@ -4,10 +4,12 @@
     compile     what the first step cost beyond a later one
     train       the schedule's own optimizer steps
     evaluate    the held-out loss
+    branches    the steps that branches take of their own, and their held-out losses
     timing      steps taken for the speed alone, and a training that was lost to a NaN under FP8
 
-Useful are train and evaluate. From the job's start to its outcome the five add up to the time that passed. Measuring
-the reference config before a job (`runners.reference`) is on none of them: its seconds stand apart, as `reference`.
+Useful are train, evaluate and branches. From the job's start to its outcome the six add up to the time that passed.
+Measuring the reference config before a job (`runners.reference`) is on none of them: its seconds stand apart, as
+`reference`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-PARTS = ("set_up", "compile", "train", "evaluate", "timing")
+PARTS = ("set_up", "compile", "train", "evaluate", "branches", "timing")
 
 
 class Clock:

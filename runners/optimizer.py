@@ -1,4 +1,4 @@
-"""The optimizers, as a recipe and a model's parametrization ask for them, and their warm-up–stable–decay schedule."""
+"""The optimizers, as a recipe and a model's parametrization ask for them."""
 
 from __future__ import annotations
 
@@ -63,14 +63,3 @@ def _logical_rows(shape: Shape, name: str, rows: int) -> tuple[int, ...]:
         keys = shape.n_kv_heads * shape.head_dim
         return (shape.n_heads * shape.head_dim, keys, keys)
     return (rows // 2, rows // 2) if name.endswith("ffn.gate_up.weight") else (rows,)
-
-
-def lr_factor(step: int, *, steps: int, warmup: float, cooldown: float) -> float:
-    """The learning rate of step `step` (from 0) of `steps`, as a fraction of the peak (2405.18392, linear).
-
-    Rises over the first `warmup` · steps, then stays, then falls over the last `cooldown` · steps along a line
-    that reaches 0 with the step after the last; both ends always fit, however few the steps.
-    """
-    rising = max(1, round(warmup * steps))
-    falling = round(cooldown * steps)
-    return min(1.0, (step + 1) / rising, (steps - step) / (falling + 1))

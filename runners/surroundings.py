@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -42,6 +42,8 @@ class Surroundings:
         self._watch = device_state.watch(device)
         self._peak = bf16_peak(measuring.device_name(device))
         self._peak_memory_bytes: int | None = None
+        self._peak_before: int | None = None
+        self._counts = True
         self.environment: dict[str, Any] = {
             **measuring.environment(device),
             "peak_bf16_tflops": {"value": self._peak.tflops, "source": self._peak.source} if self._peak else None,
@@ -84,17 +86,34 @@ class Surroundings:
 
     def check_memory(self) -> None:
         """Raises OverCap where a job on a CPU has taken more than its cap; on CUDA the allocator sees to that."""
-        cap, peak = self._job.memory_bytes, measuring.peak_memory_bytes(self._device)
-        if self._device.type == "cuda" or cap is None or peak is None:
+        cap, peak = self._job.memory_bytes, self._peak_so_far()
+        if self._device.type == "cuda" or cap is None or peak is None or not self._counts:
             return
         if peak - self._resident > cap:
             raise memory.OverCap(f"{peak - self._resident:,} bytes taken, {cap:,} allowed")
+
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Within the block the host's memory isn't counted as the job's: a branch keeps a copy of its trunk there."""
+        if self._device.type == "cuda":
+            yield
+            return
+        self._peak_before, self._counts = self._peak_so_far(), False
+        try:
+            yield
+        finally:
+            self._counts = True
+            measuring.reset_peak_memory(self._device)
+
+    def _peak_so_far(self) -> int | None:
+        now = measuring.peak_memory_bytes(self._device)
+        return now if now is None or self._peak_before is None else max(now, self._peak_before)
 
     def note_boundary(self, error: BaseException) -> None:
         """Record where a job ran out of memory."""
         self.environment["out_of_memory"] = {
             "batch_size": self._job.execution.batch_size,
-            "bytes": measuring.peak_memory_bytes(self._device),
+            "bytes": self._peak_so_far(),
             "allowed_bytes": self._job.memory_bytes if self._allowed is None else self._allowed,
             "error": str(error).strip().split("\n", 1)[0],
         }
@@ -116,7 +135,7 @@ class Surroundings:
         A job that hasn't `ended` by itself leaves no record, and an exception may still refer to what it held.
         """
         self._settings.close()
-        self._peak_memory_bytes = measuring.peak_memory_bytes(self._device)
+        self._peak_memory_bytes = self._peak_so_far()
         others = self._load.cores() if self._load and self._device.type == "cpu" else 0.0
         if others > LOADED_CORES:
             self.notes.append(f"other processes kept {others:.1f} CPU cores busy while the trial ran")

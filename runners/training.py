@@ -14,8 +14,9 @@ from model import compile as compilation
 from model import precision
 from model.transformer import Transformer, build
 from runners.measuring import collector_off, synchronise
-from runners.optimizer import lr_factor, make_optimizer, parametrization_for
+from runners.optimizer import make_optimizer, parametrization_for
 from sweeper.records import Job
+from sweeper.schedule import Schedule
 
 UNSCHEDULED_STEPS = 1000
 """The schedule of a speed job whose recipe gives minutes: its learning rates don't matter."""
@@ -33,6 +34,7 @@ class Training:
     batches: Iterator[tuple[Tensor, Tensor]]
     model: Transformer = field(init=False)
     report: precision.PrecisionReport = field(init=False)
+    schedule: Schedule = field(init=False)
     step_index: int = field(init=False, default=0)
     losses: list[Tensor] = field(init=False, default_factory=list)
 
@@ -53,16 +55,16 @@ class Training:
             layer_filter=recipe.fp8_filter or "auto",
         )
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
+        self.schedule = Schedule.of(
+            self.job.steps or UNSCHEDULED_STEPS, warmup=recipe.optimizer.warmup, cooldown=recipe.optimizer.cooldown
+        )
         if self.job.execution.compile:
             compilation.compile_blocks(self.model, whole=self.report.eager is None)
         compilation.set_loss(self.model, compiled=self.job.execution.compile)
 
     def step(self) -> None:
         """One optimizer step over tokens_per_step tokens, at the schedule's learning rate."""
-        settings, steps = self.job.config.recipe.optimizer, self.job.steps or UNSCHEDULED_STEPS
-        factor = lr_factor(
-            min(self.step_index, steps - 1), steps=steps, warmup=settings.warmup, cooldown=settings.cooldown
-        )
+        factor = self.schedule.factor(min(self.step_index, self.schedule.steps - 1))
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         micro_batches = self.job.grad_accum_steps
@@ -73,7 +75,7 @@ class Training:
                 loss = self.model.loss(inputs_BT, targets_BT)
             (loss / micro_batches).backward()
             total += loss.detach()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.job.config.recipe.optimizer.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.append(total / micro_batches)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from model.compile import forget_compiled
-from runners import between_jobs, measuring, reference
+from runners import between_jobs, branches, measuring, reference
 from runners.clock import Clock
 from runners.data.dataset import Batch, Dataset, epochs, held_out_batches, held_out_bytes_per_token, train_batches
 from runners.device_state import DeviceInUse
@@ -23,6 +23,7 @@ from runners.surroundings import Surroundings
 from runners.training import Training, evaluate
 from sweeper.errors import DataError
 from sweeper.records import Event, Final, Job, Rung, Speed, Status
+from sweeper.schedule import Branch, Schedule
 
 if TYPE_CHECKING:
     from runners.checkpoint import Checkpoints, Saved
@@ -77,6 +78,7 @@ class _Run:
         self.training: Training | None = None
         self.batches: Generator[Batch] | None = None
         self.curve: list[float] = []
+        self.branches: list[Branch] = []
         self.windows: list[tuple[int, float]] = []
         self.began_at = 0
         self.first_step: float | None = None
@@ -113,22 +115,26 @@ class _Run:
     def build(self, dataset: Dataset) -> None:
         """A fresh training, or one that goes on from its checkpoint."""
         saved = self.checkpoints.last(self.job, data_fingerprint=dataset.fingerprint) if self.checkpoints else None
-        self.batches = train_batches(
-            dataset,
-            seed=self.job.seed,
-            batch_size=self.job.execution.batch_size,
-            seq_len=self.recipe.seq_len,
-            device=self.device,
-            skip=saved.header.step * self.recipe.tokens_per_step // self.recipe.seq_len if saved else 0,
-        )
+        self.batches = self.batches_after(saved.header.step if saved else 0, dataset)
         self.training = Training(job=self.job, device=self.device, batches=self.batches)
         self.environment["precision"] = asdict(self.training.report)
         if saved is not None:
             self.go_on(saved)
 
+    def batches_after(self, step: int, dataset: Dataset) -> Generator[Batch]:
+        """The micro-batches of the steps that follow the first `step`."""
+        return train_batches(
+            dataset,
+            seed=self.job.seed,
+            batch_size=self.job.execution.batch_size,
+            seq_len=self.recipe.seq_len,
+            device=self.device,
+            skip=step * self.recipe.tokens_per_step // self.recipe.seq_len,
+        )
+
     def go_on(self, saved: Saved) -> None:
-        """Take up a training where an earlier process has left it, its losses and its clocks with it."""
-        self.curve = saved.load_into(self.training)
+        """Take up a training where an earlier process has left it, its losses, branches and clocks with it."""
+        self.curve, self.branches = saved.load_into(self.training), saved.branches
         self.began_at = self.training.step_index
         self.clock.add(saved.header.seconds)
         self.environment["resumed"] = {"step": self.began_at, "seconds": dict(saved.header.seconds)}
@@ -141,7 +147,13 @@ class _Run:
         self.clock.enter("timing")
         fingerprint, seconds = self.environment["data_fingerprint"], self.clock.read()
         try:
-            self.checkpoints.save(self.training, losses=self.curve, seconds=seconds, data_fingerprint=fingerprint)
+            self.checkpoints.save(
+                self.training,
+                losses=self.curve,
+                branches=self.branches,
+                seconds=seconds,
+                data_fingerprint=fingerprint,
+            )
         except OSError as error:
             self.notes.append(f"the checkpoint at step {step} couldn't be written: {error}")
         self.clock.enter("set_up")
@@ -158,10 +170,8 @@ class _Run:
     def attempt(self, dataset: Dataset) -> Generator[Event, None, _Ending | None]:
         """Take the schedule's steps, evaluate, and where they were too few to be timed, take more; None after a NaN."""
         for count in self.segments():
-            self.clock.enter("train")
-            taken = self.training.timed_steps(count)
+            taken = self.take_steps(count, dataset)
             losses = self.training.collect_losses()
-            self.clock.enter("set_up")
             self.curve += losses
             self.keep_time(count, taken)
             if not all(map(math.isfinite, losses)):
@@ -176,26 +186,69 @@ class _Run:
                 tokens_per_s=rate,
                 device=self.environment["device"],
             )
-        val_loss, val_bpb = self.evaluate(dataset)
+        val_loss, val_bpb = self.evaluate(dataset, part="evaluate")
         if not math.isfinite(val_loss):
             return None
         if len(self.windows) < MIN_WINDOWS:
             self.time_more_steps()
         if len(self.windows) < MIN_WINDOWS:
             self.notes.append("other processes used the device, so that the trial's speed isn't known")
-        worse_than_uniform = val_loss > math.log(self.job.config.shape.vocab_size)
-        return _Ending(status="diverged" if worse_than_uniform else "ok", val_loss=val_loss, val_bpb=val_bpb)
+        status: Status = "diverged" if self.is_worse_than_uniform(val_loss) else "ok"
+        return _Ending(status=status, val_loss=val_loss, val_bpb=val_bpb)
+
+    def is_worse_than_uniform(self, loss: float) -> bool:
+        """Whether guessing every token with equal probability has a lower loss."""
+        return loss > math.log(self.job.config.shape.vocab_size)
+
+    def take_steps(self, count: int, dataset: Dataset) -> float:
+        """Take `count` of the schedule's steps, and the branches that leave on the way; the seconds of the steps."""
+        taken, end = 0.0, self.training.step_index + count
+        forks = branches.planned(self.job, self.training.schedule)
+        while (at := self.training.step_index) < end:
+            stop = min((one.stable_until for _, one in forks if at < one.stable_until < end), default=end)
+            self.clock.enter("train")
+            taken += self.training.timed_steps(stop - at)
+            self.clock.enter("set_up")
+            for fraction, schedule in forks:
+                if schedule.stable_until == stop:
+                    self.branches.append(self.branch(fraction, schedule, dataset))
+        return taken
+
+    def branch(self, fraction: float, schedule: Schedule, dataset: Dataset) -> Branch:
+        """Cool down from here, evaluate, and come back."""
+        name = f"the branch at {100 * fraction:.3g}% of the tokens"
+        step, before_s = self.training.step_index, self.clock.read()["train"]
+        batches = self.batches_after(self.training.step_index, dataset)
+        loss = bpb = seconds = None
+        try:
+            with self.surroundings.uncounted(), branches.away(self.training, schedule, batches):
+                self.clock.enter("branches")
+                taken = self.training.timed_steps(schedule.falling)
+                seconds = before_s + taken
+                if step - self.began_at <= 1 + measuring.WARM_UP_STEPS:  # what compiling took isn't told apart yet
+                    seconds = schedule.steps * taken / schedule.falling if schedule.falling else None
+                losses = self.training.collect_losses()
+                loss, bpb = self.evaluate(dataset, part="branches")
+            if not all(map(math.isfinite, [*losses, loss])) or self.is_worse_than_uniform(loss):
+                self.notes.append(f"{name} diverged")
+                loss = bpb = None
+        except branches.NoHostMemory as error:
+            self.notes.append(f"{name} wasn't taken: {error}")
+        finally:
+            batches.close()
+        tokens = schedule.steps * self.recipe.tokens_per_step
+        return Branch(fraction=fraction, tokens=tokens, val_loss=loss, val_bpb=bpb, train_seconds=seconds)
 
     def start_again_in_bf16(self, dataset: Dataset) -> None:
         """Let go of the FP8 training; its steps weren't useful, so their seconds are booked to timing."""
         lost = next((step for step, loss in enumerate(self.curve, start=1) if not math.isfinite(loss)), len(self.curve))
         self.notes.append(f"FP8 gave NaN at step {lost}; trained again in bf16")
         self.book_first_step(0.0)
-        for part in ("train", "evaluate"):
+        for part in ("train", "evaluate", "branches"):
             self.clock.move(part, "timing")
         self.drop_training()
         forget_compiled()
-        self.curve, self.windows, self.began_at = [], [], 0
+        self.curve, self.branches, self.windows, self.began_at = [], [], [], 0
         self.environment.pop("resumed", None)
         self.job = replace(self.job, resolved=replace(self.job.resolved, precision="bf16"))
         self.build(dataset)
@@ -233,9 +286,9 @@ class _Run:
         if self.surroundings.alone():
             self.windows.append((count, taken))
 
-    def evaluate(self, dataset: Dataset) -> tuple[float, float | None]:
-        """Held-out loss in nats per token, and in bits per byte where bytes are known."""
-        self.clock.enter("evaluate")
+    def evaluate(self, dataset: Dataset, *, part: str) -> tuple[float, float | None]:
+        """Held-out loss in nats per token, and in bits per byte where bytes are known; its time is booked to `part`."""
+        self.clock.enter(part)
         batches = held_out_batches(
             dataset,
             eval_tokens=self.recipe.eval_tokens,
@@ -295,6 +348,7 @@ class _Run:
             curve=thinned(self.curve, tokens_per_step=self.recipe.tokens_per_step),
             tokens=len(self.curve) * self.recipe.tokens_per_step,
             notes=tuple(self.notes),
+            branches=tuple(self.branches),
         )
 
     def release(self, *, ended: bool) -> None:

@@ -187,7 +187,8 @@ def measured_at(record: Record) -> float:
     seconds = record.get("seconds") or {}
     ended = datetime.fromisoformat(record["time"]).timestamp()
     if record["type"] == "final":
-        return float(ended - seconds.get("evaluate", 0.0) - seconds.get("train", 0.0) / 2)
+        steps_s = seconds.get("train", 0.0) + seconds.get("branches", 0.0)
+        return float(ended - seconds.get("evaluate", 0.0) - steps_s / 2)
     return float(ended - seconds.get("timing", 0.0) / 2)
 
 

@@ -22,6 +22,7 @@ from sweeper.records import (
     flat,
     without_none,
 )
+from sweeper.schedule import Branch
 
 
 def started_record(*, devices: int, command: str) -> dict[str, Any]:
@@ -66,8 +67,10 @@ def event_record(event: Event) -> dict[str, Any]:
     own = {
         key: flat(value) if isinstance(value, SpeedSummary) else value
         for key, value in vars(event).items()
-        if key not in ("job", "type")
+        if key not in ("job", "type", "branches")
     }
+    if isinstance(event, Final) and event.branches:
+        own["branches"] = [flat(branch) for branch in event.branches]
     device = event.environment.get("device") if not isinstance(event, Rung) else None
     record = {"schema": SCHEMA, "type": event.type, **job.ids(), "device": device, "attempt": job.attempt}
     if not isinstance(event, Rung):
@@ -100,6 +103,7 @@ def event_from_record(record: Mapping[str, Any]) -> Event | None:
     if "curve" in fields:
         fields["curve"] = tuple((tokens, loss) for tokens, loss in fields["curve"])
         fields["notes"] = tuple(fields["notes"])
+        fields["branches"] = tuple([Branch(**branch) for branch in record.get("branches", ())])
     event: Event = kind(job=job, **fields)
     return event
 

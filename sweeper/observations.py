@@ -25,8 +25,8 @@ class PlannedPoint:
     """One point that the study asks for now. `off_target` is (count − target) ÷ target, None without one.
 
     Where the micro-batch is the fastest of a `ladder` (ascending), `execution` is a rung of it: the one that was
-    found, together with what else was `resolved`, by `sweeper.resolutions`. `memory_bytes` is what a job may reserve.
-    `probed`: its speed is measured before any training.
+    found, together with what else was `resolved`, by `sweeper.resolutions`. `memory_bytes` is what a job may reserve,
+    `branch_at` where a trial has branches. `probed`: its speed is measured before any training.
     """
 
     config: Config
@@ -36,6 +36,7 @@ class PlannedPoint:
     memory_bytes: int | None = None
     resolved: Resolved = UNRESOLVED
     probed: bool = False
+    branch_at: tuple[float, ...] = ()
 
     @property
     def probe_id(self) -> str:
@@ -115,7 +116,7 @@ def _driver(planned: Sequence[PlannedPoint], seeds: int | Mapping[str, int]) -> 
         Grid(list(configs.values())),
         seeds=min(each[config_id] for config_id in configs),
         micro_batches=lambda config: found[config.config_id],
-        settings=JobSettings(memory_bytes=planned[0].memory_bytes),
+        settings=JobSettings(memory_bytes=planned[0].memory_bytes, branch_at=planned[0].branch_at),
     )
     for config_id, n in driver.seeds.items():
         for _ in range(n, each[config_id]):

@@ -219,6 +219,8 @@ def _final_points(record: Record, asked_ms: int, time_ms: int) -> list[Point]:
     for tokens, loss in record["curve"]:
         at = asked_ms + round((time_ms - asked_ms) * min(tokens / whole, 1.0))
         points += _points({"train_loss": loss}, at, tokens)
+    for branch in record.get("branches", ()):
+        points += _points({"branch_val_loss": branch["val_loss"]}, time_ms, branch["tokens"])
     figures = {"val_loss": record["val_loss"], "val_bpb": record["val_bpb"], **_measured(record)}
     return points + _points(figures, time_ms, record["tokens"])
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from model.shape import Shape
+from sweeper.schedule import Branch
 
 SCHEMA = 1
 SEMANTICS = 1
@@ -193,7 +194,8 @@ class Job:
     No part of any id: `data_path`, where the recipe's data lies on this machine, None for an embedded corpus;
     `data_fingerprint`, what that of the data has to be where the job runs, None for whatever it is; `device`, the
     type of device that the job must run on; `memory_bytes`, what it may reserve there; `shared_ok`, whether it may be
-    timed on a device that others use; `resolved`; `reference`, the speed job by which its device's drift is measured
+    timed on a device that others use; `resolved`; `branch_at`, the fractions of its steps at which a training has
+    branches, which a speed job hasn't; `reference`, the speed job by which its device's drift is measured
     every `reference_every_s` seconds, None for no such job. `seed` is 0 for a speed job.
     """
 
@@ -208,6 +210,7 @@ class Job:
     memory_bytes: int | None = None
     shared_ok: bool = False
     resolved: Resolved = UNRESOLVED
+    branch_at: tuple[float, ...] = ()
     reference: Job | None = None
     reference_every_s: float = 0.0
 
@@ -265,6 +268,7 @@ class Job:
             "memory_bytes": self.memory_bytes,
             "shared_ok": self.shared_ok,
             "resolved": flat(self.resolved),
+            "branch_at": list(self.branch_at),
             "reference": self.reference.to_dict() if self.reference else None,
             "reference_every_s": self.reference_every_s,
         }
@@ -278,6 +282,7 @@ class Job:
             config=Config.from_dict(fields.pop("config")),
             execution=Execution(**fields.pop("execution")),
             resolved=Resolved(**fields.pop("resolved", {})),
+            branch_at=tuple(fields.pop("branch_at", ())),
             reference=cls.from_dict(reference) if reference else None,
             **fields,
         )
@@ -333,9 +338,10 @@ class Final:
     """A trial's outcome.
 
     `val_loss` in nats per token, `val_bpb` in bits per byte (None where bytes are unknown), `curve` pairs of (tokens,
-    training loss), at most 256; `seconds` has set_up, compile, train, evaluate, timing (steps taken for the speed
-    alone) and, where the reference config was measured before the trial, reference; `environment` has device, driver,
-    versions, data and its fingerprint, and what was seen on the way.
+    training loss), at most 256; `branches` those asked for, in the order of their ends; `seconds` has set_up, compile,
+    train, evaluate, branches, timing (steps taken for the speed alone) and, where the reference config was measured
+    before the trial, reference; `environment` has device, driver, versions, data and its fingerprint, and what was seen
+    on the way.
     """
 
     job: Job
@@ -349,6 +355,7 @@ class Final:
     peak_memory_bytes: int | None
     environment: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    branches: tuple[Branch, ...] = ()
     type: str = "final"
 
 

@@ -103,7 +103,7 @@ class StudyRun:
             self.write_study()
             seconds = self.seconds_missing(known) / at_a_time
             about = f", about {duration(seconds)}" if seconds else ""
-            console.print(_census(known, ledger.records) + about, highlight=False)
+            console.print(_census(known, ledger.records, branch_at=study.trial.branch_at) + about, highlight=False)
             if seconds and not start(seconds):
                 raise KeyboardInterrupt
             with Tracker(
@@ -283,7 +283,7 @@ def _called(job: Job, label: Callable[[Job], str]) -> str:
     return f"{label(job)} seed {job.seed}" if job.kind == "train" else f"{label(job)} speed"
 
 
-def _census(driver: Driver, records: Sequence[Record]) -> str:
+def _census(driver: Driver, records: Sequence[Record], *, branch_at: Sequence[float] = ()) -> str:
     """What of the ledger still applies, in one line."""
     settled = {
         record.get("trial_id") or record["probe_id"] for record in records if record["type"] in ("final", "speed")
@@ -293,6 +293,9 @@ def _census(driver: Driver, records: Sequence[Record]) -> str:
     stale = settled - set(driver.jobs)
     missing = list(states.values()).count("missing") + driver.to_propose
     parts = [f"{missing} jobs to do"] if not settled else [f"{len(kept)} kept", f"{missing} to do"]
+    trained = {record["trial_id"] for record in records if record["type"] == "final" and record["status"] == "ok"}
+    if branch_at and (again := sum(states.get(job_id) == "missing" for job_id in trained)):
+        parts.append(f"{again} of them again, as they ran without these branches")
     if stale:
         parts.append(f"{len(stale)} no longer asked (kept in the ledger)")
     return ", ".join(parts)

@@ -70,6 +70,7 @@ class StudySearch:
             device=device,
             memory_bytes=study.budget.memory,
             shared_ok=study.resources.allow_shared,
+            branch_at=study.trial.branch_at,
         )
         if (every_s := study.resources.reference_every) is not None:
             reference = reference_job(self.candidates, settings)
@@ -110,6 +111,7 @@ class StudySearch:
                 ladder=planned.executions if planned.choose == "fastest" else (),
                 memory_bytes=self.loaded.study.budget.memory,
                 probed=self.loaded.study.search.prune,
+                branch_at=self.loaded.study.trial.branch_at,
             )
             for planned in self.candidates
             if planned.config.config_id in asked

@@ -1,6 +1,6 @@
 """The useful fraction: how much of the device time that was held went into trials' own training and evaluation.
 
-    useful = Σ over trials' outcomes of seconds.train + seconds.evaluate
+    useful = Σ over trials' outcomes of seconds.train + seconds.evaluate + seconds.branches
     held   = Σ over runs of (time of the last outcome − time of the start) × devices
 
 Probes, the reference config, steps taken for timing alone, set-up, compilation, failed attempts and waiting are held
@@ -16,6 +16,8 @@ from datetime import datetime
 from typing import Any
 
 Record = Mapping[str, Any]
+USEFUL = ("train", "evaluate", "branches")
+"""The parts of a trial's seconds that its result comes from: a branch's loss is one that would else need a trial."""
 PAUSE_SECONDS = 60.0
 """A ledger from before runs had a start line: with nothing running, a longer gap than this was between two runs."""
 
@@ -71,7 +73,7 @@ def own_seconds(seconds: Mapping[str, float]) -> float:
 def of_own_seconds(seconds: Mapping[str, float]) -> float | None:
     """Useful ÷ all of a trial's own `seconds`, from its start in a worker to its outcome; None without any."""
     total = own_seconds(seconds)
-    return sum(seconds.get(part, 0.0) for part in ("train", "evaluate")) / total if total > 0 else None
+    return sum(seconds.get(part, 0.0) for part in USEFUL) / total if total > 0 else None
 
 
 def useful_fraction(records: Iterable[Record]) -> Useful:
@@ -125,5 +127,5 @@ def _starts(runs: list[_Run], job_id: str, time: datetime) -> bool:
 
 def _use(trial_id: str, record: Record, held_s: float) -> TrialUse:
     seconds, earlier = record["seconds"], record["environment"].get("resumed", {}).get("seconds", {})
-    useful_s = sum(seconds.get(name, 0.0) - earlier.get(name, 0.0) for name in ("train", "evaluate"))
+    useful_s = sum(seconds.get(name, 0.0) - earlier.get(name, 0.0) for name in USEFUL)
     return TrialUse(trial_id=trial_id, useful_s=useful_s, held_s=held_s)

@@ -15,12 +15,13 @@ without dropout; what compiled blocks keep was counted on a CPU: within 3% of it
 
 Time: (train FLOPs + forward FLOPs of the evaluation) ÷ achieved FLOP/s + set-up and compile seconds, with
 a forward pass as a third of forward and backward (2001.08361 §2.1). Where minutes are given, the training takes these.
+A branch takes the steps of its cooldown and an evaluation more.
 Precision `auto` is predicted as bf16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
@@ -47,15 +48,16 @@ class Calibration:
     overhead_s: float
     source: str
 
-    def seconds(self, config: Config) -> float:
-        """Predicted wall seconds of one trial of `config`, one seed, evaluation included."""
+    def seconds(self, config: Config, branch_at: Sequence[float] = ()) -> float:
+        """Predicted wall seconds of one trial of `config`, one seed, evaluation and branches included."""
         per_token = config.shape.train_flops_per_token(config.recipe.seq_len)
-        return float(self.seconds_of(per_token, self.tokens(config), config.recipe))
+        return float(self.seconds_of(per_token, self.tokens(config), config.recipe, branch_at))
 
-    def seconds_of(self, per_token: Any, tokens: Any, recipe: Recipe) -> Any:
+    def seconds_of(self, per_token: Any, tokens: Any, recipe: Recipe, branch_at: Sequence[float] = ()) -> Any:
         """`seconds` by training FLOPs per token and training tokens; of arrays, one for each."""
         train_s = 60 * recipe.minutes if recipe.minutes else tokens * (per_token / self.achieved_flops_per_s)
-        return train_s + recipe.eval_tokens / 3 * per_token / self.achieved_flops_per_s + self.overhead_s
+        more = branch_tokens(tokens, recipe, branch_at) + (1 + len(branch_at)) * recipe.eval_tokens / 3
+        return train_s + more * per_token / self.achieved_flops_per_s + self.overhead_s
 
     def tokens(self, config: Config) -> int:
         """Training tokens of one trial: exact, or predicted where the recipe gives minutes, then of whole steps."""
@@ -69,6 +71,20 @@ class Calibration:
         flops = 60 * (recipe.minutes or 0) * self.achieved_flops_per_s
         steps = flops / (per_token * float(recipe.tokens_per_step)) // 1
         return (steps + (steps < 1)) * recipe.tokens_per_step
+
+
+def branch_tokens(tokens: Any, recipe: Recipe, branch_at: Sequence[float]) -> Any:
+    """What branches take beside a training's own tokens, of which they read some again; of an array, one for each.
+
+    The steps are those of `sweeper.schedule.Schedule.branch`.
+    """
+    if not branch_at:
+        return 0 * tokens
+    import numpy as np
+
+    steps = np.asarray(tokens) // recipe.tokens_per_step
+    own = [np.rint(recipe.optimizer.cooldown * np.maximum(1, np.rint(fraction * steps))) for fraction in branch_at]
+    return sum(own).astype(np.int64) * recipe.tokens_per_step
 
 
 def assumed(*, gpus: int, cpus: int) -> Calibration:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sweeper.labels import gibibytes
+from sweeper.labels import gibibytes, listed
 from sweeper.planning.memory import LADDER_SLACK
 from sweeper.planning.tokens import reference_tokens
 from sweeper.study.schema import Ladder, Study
@@ -28,6 +28,7 @@ def notes(study: Study, groups: Sequence[Group]) -> tuple[str, ...]:
         _candidates(study, groups),
         _hours(study),
         _seeds(study),
+        _branches(study),
         _prune(study),
     )
     return tuple(sentence for sentence in made if sentence)
@@ -93,6 +94,19 @@ def _seeds(study: Study) -> str:
     return (
         f"Once every config has {least} seed{'s' if least > 1 else ''}, those that are neither surely on the frontier "
         f"nor surely off it get more, up to {most}: trials, tokens and time above leave these out."
+    )
+
+
+def _branches(study: Study) -> str:
+    branch_at = study.trial.branch_at
+    if not branch_at:
+        return ""
+    at = listed([f"{100 * fraction:.3g}%" for fraction in branch_at])
+    several = len(branch_at) > 1
+    return (
+        f"Trials also cool down at {at} of their tokens, in {'branches' if several else 'a branch'} of "
+        f"{'their' if several else 'its'} own (trial.branch_at): tokens, FLOPs and time above count "
+        f"{'them' if several else 'it'} in."
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 
 from model.shape import Params
 from sweeper.errors import NothingFeasible
-from sweeper.planning.estimates import Calibration, assumed, memory_of
+from sweeper.planning.estimates import Calibration, assumed, branch_tokens, memory_of
 from sweeper.planning.lattice import Lattice, Point
 from sweeper.planning.notes import notes
 from sweeper.planning.solver import Drop, Window
@@ -44,7 +44,8 @@ class PlannedConfig:
     `choose` is fastest where they are the rungs of a ladder, ascending: the config is trained and ranked at the
     fastest. `off_target` is a signed fraction of the target, None without one; `memory_bytes` that of the largest
     micro-batch, of a ladder that of the smallest; `tokens` of one seed, an estimate where the recipe gives minutes;
-    `seconds` predicted for one seed; `epochs` passes over the data, None where unknown.
+    `branch_tokens` what its branches take beside them; `seconds` predicted for one seed, branches included; `epochs`
+    passes over the data, None where unknown.
     """
 
     config: Config
@@ -55,6 +56,7 @@ class PlannedConfig:
     train_flops_per_token: int
     memory_bytes: int
     tokens: int
+    branch_tokens: int
     seconds: float
     epochs: float | None
     warnings: tuple[str, ...]
@@ -185,7 +187,8 @@ class _Planner:
             train_flops_per_token=shape.train_flops_per_token(recipe.seq_len),
             memory_bytes=memory_of(config, told_of),
             tokens=tokens,
-            seconds=self._speed.seconds(config),
+            branch_tokens=int(branch_tokens(tokens, recipe, self._trial.branch_at)),
+            seconds=self._speed.seconds(config, self._trial.branch_at),
             epochs=epochs,
             warnings=tuple(self._warnings(config, tokens, held)),
         )
@@ -278,6 +281,7 @@ def _config_json(planned: PlannedConfig) -> dict[str, Any]:
         "train_flops_per_token": planned.train_flops_per_token,
         "memory_bytes": planned.memory_bytes,
         "tokens": planned.tokens,
+        "branch_tokens": planned.branch_tokens,
         "seconds": planned.seconds,
         "epochs": planned.epochs,
         "warnings": list(planned.warnings),
@@ -301,7 +305,7 @@ def _row(planned: PlannedConfig) -> dict[str, Any]:
     optimizer = recipe.pop("optimizer")
     base = optimizer.pop("base") or dict.fromkeys(field.name for field in fields(Base))
     optimizer["betas"] = " ".join(map(str, optimizer["betas"]))
-    estimates = ("off_target", "train_flops_per_token", "memory_bytes", "tokens", "seconds", "epochs")
+    estimates = ("off_target", "train_flops_per_token", "memory_bytes", "tokens", "branch_tokens", "seconds", "epochs")
     return {
         "config_id": plain["config_id"],
         **plain["shape"],

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeper.planning.estimates import Calibration
+from sweeper.planning.estimates import Calibration, branch_tokens
 from sweeper.planning.feasible import Feasible, Group
 from sweeper.planning.train_tokens import TokensOf
 from sweeper.study.schema import Study
@@ -23,7 +23,8 @@ class Totals:
     `probes` are short runs that measure speed alone, beside the trials, and at most so many: one per micro-batch
     (and, of precision auto, per precision) where a config has several, or minutes; configs that differ only in what
     speed doesn't depend on share them. Tokens, FLOPs and seconds leave them out. `tokens_exact` is False where
-    tokens and FLOPs are estimates, as recipes give minutes.
+    tokens and FLOPs are estimates, as recipes give minutes. Tokens, FLOPs and seconds are also those of branches, whose
+    tokens are `branch_tokens`; they add no pass over the data, as a branch reads what its trial reads too.
     Every config has `seeds`, and may get up to `most_seeds`; trials and all sums are those of `seeds`.
     Where the search tries fewer configs than are feasible, sums are those of as many average configs.
     """
@@ -34,6 +35,7 @@ class Totals:
     seeds: int
     most_seeds: int
     tokens: int
+    branch_tokens: int
     tokens_exact: bool
     train_flops: int
     seconds: float
@@ -42,18 +44,20 @@ class Totals:
 
 def totals(study: Study, found: Feasible, speed: Calibration, held: TokensOf, *, probes: int) -> Totals:
     """Of a plan with at least one config; `probes` as of all of them."""
-    configs, seeds = len(found), study.trial.first_seeds
+    configs, seeds, branch_at = len(found), study.trial.first_seeds, study.trial.branch_at
     tried = configs if study.search.trials is None else min(configs, study.search.trials)
-    tokens = flops = 0
+    tokens = of_branches = flops = 0
     seconds = 0.0
     epochs: list[float] = []
     for group in found.groups:
         recipe = group.settings.common_recipe
         per_token: Any = group.shapes.shape.train_flops_per_token(recipe.seq_len)
         each = _tokens(group, per_token, speed)
-        tokens += _sum(each)
-        flops += _sum(each, per_token)
-        seconds += float(np.sum(speed.seconds_of(per_token, each, recipe)))
+        branches = branch_tokens(each, recipe, branch_at)
+        tokens += _sum(each + branches)
+        of_branches += _sum(branches)
+        flops += _sum(each + branches, per_token)
+        seconds += float(np.sum(speed.seconds_of(per_token, each, recipe, branch_at)))
         epochs += _epochs(group, each, held)
     return Totals(
         configs=tried,
@@ -62,6 +66,7 @@ def totals(study: Study, found: Feasible, speed: Calibration, held: TokensOf, *,
         seeds=seeds,
         most_seeds=study.trial.most_seeds,
         tokens=tokens * tried * seeds // configs,
+        branch_tokens=of_branches * tried * seeds // configs,
         tokens_exact=all(group.settings.common_recipe.minutes is None for group in found.groups),
         train_flops=flops * tried * seeds // configs,
         seconds=seconds * tried * seeds / configs,

@@ -40,7 +40,7 @@ class Driver:
     to a kind of device, so earlier runs' count where they come from the kind that was told of last (the kind of this
     run as soon as it has told anything), or of an unknown one. They belong to a cap on memory too: those under
     another cap count as not there. A training's loss depends on neither: it is kept, unless it is known to have
-    needed more memory than the cap allows.
+    needed more memory than the cap allows, or lacks a branch that is asked for now: then it's trained again.
 
     Where `early_stop` says so, a training is told to stop; its config isn't trained with further seeds.
     Beyond `seeds`, `further_seeds` chooses configs for another one, in rounds: the next is decided when no job is left.
@@ -69,7 +69,7 @@ class Driver:
         self._early_stop, self._further_seeds, self._decided = early_stop, further_seeds, False
         self._strategy, self._settings, self._seeds = strategy, settings, seeds
         self._max_device_seconds = max_device_seconds
-        self._outcomes = Outcomes(memory_bytes=settings.memory_bytes)
+        self._outcomes = Outcomes(memory_bytes=settings.memory_bytes, branch_at=settings.branch_at)
         self._micro_batches_of = micro_batches
         self._configs: dict[str, Config] = {}
         self._probed: dict[str, tuple[Ladder, ...]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from sweeper.records import Final, Resolved, Speed
@@ -20,10 +21,13 @@ class _Told:
 
 
 class Outcomes:
-    """All outcomes and failures so far, of this run and earlier ones. `memory_bytes` is this run's cap."""
+    """All outcomes and failures so far, of this run and earlier ones.
 
-    def __init__(self, *, memory_bytes: int | None) -> None:
-        self._memory_bytes = memory_bytes
+    `memory_bytes` is this run's cap, `branch_at` what it asks for of a training.
+    """
+
+    def __init__(self, *, memory_bytes: int | None, branch_at: Sequence[float] = ()) -> None:
+        self._memory_bytes, self._branch_at = memory_bytes, frozenset(branch_at)
         self._told: dict[str, list[_Told]] = {}
         self._device: str | None = None
         self.failures: Counter[str] = Counter()
@@ -54,6 +58,8 @@ class Outcomes:
         """Whether an outcome says something about this run's kind of device and cap on memory."""
         event, cap = told.event, self._memory_bytes
         if isinstance(event, Final) and event.status != "out_of_memory":
+            if event.status == "ok" and lacks_branches(event, self._branch_at):
+                return False
             peak = event.peak_memory_bytes
             return cap is None or event.job.memory_bytes == cap or peak is None or peak <= cap
         return event.job.memory_bytes == cap and self._of_this_device(told)
@@ -61,3 +67,8 @@ class Outcomes:
     def _of_this_device(self, told: _Told) -> bool:
         device = told.event.environment.get("device")
         return told.own or not device or device == self._device
+
+
+def lacks_branches(final: Final, branch_at: Set[float]) -> bool:
+    """Whether a trial was run without some of these branches; one that diverged is there all the same."""
+    return not branch_at <= {branch.fraction for branch in final.branches}

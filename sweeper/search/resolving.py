@@ -33,6 +33,7 @@ class JobSettings:
     device: DeviceType = "cpu"
     memory_bytes: int | None = None
     shared_ok: bool = False
+    branch_at: tuple[float, ...] = ()
     reference: Job | None = None
     reference_every_s: float = 0.0
 

@@ -196,6 +196,9 @@ class Trial(_Frozen):
     optimizer: OptimizerFields = OptimizerFields()
     seeds: Seeds = Field(default=1, description="How many, or {min: 1, max: 5}: more where it isn't decided.")
     eval_tokens: Count = 1_048_576
+    branch_at: tuple[Annotated[float, Real(above=True, below=1)], ...] = Field(
+        default=(), description="Fractions of a trial's tokens at which its loss is known too, cooled down: [25%, 50%]."
+    )
 
     @property
     def first_seeds(self) -> int:

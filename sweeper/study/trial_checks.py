@@ -130,6 +130,23 @@ def _schedule(context: Context) -> Faults:
             yield node.fault(f"{said} are more than the whole schedule; their sum is at most 1")
 
 
+def _branches(context: Context) -> Faults:
+    """Branches ascend, and none begins within the warm-up, at each value of an axis of the schedule."""
+    optimizer, node = context.document.trial.optimizer, context.node("trial", "branch_at")
+    fractions, places = context.document.trial.branch_at, node.elements() if node else []
+    warmup = max([value for value, _ in context.options("optimizer.warmup")], default=optimizer.warmup)
+    cooldown = max([value for value, _ in context.options("optimizer.cooldown")], default=optimizer.cooldown)
+    least, before = warmup / (1 - cooldown), 0.0
+    for fraction, place in zip(fractions, places, strict=False):
+        if fraction <= before:
+            yield place.fault(f"{fraction:g} doesn't follow {before:g}; give branches in ascending order, each once")
+        elif fraction < least:
+            begins = f"a branch at {fraction:g} leaves for its cooldown at {fraction * (1 - cooldown):.3g} of the steps"
+            right = f"at {least:.3g} or later, or shorten the warm-up" if least < 1 else "none with such a schedule"
+            yield place.fault(f"{begins}, within the warm-up of {warmup:g}; {right}")
+        before = max(before, fraction)
+
+
 def _companions(companions: Companions) -> Callable[[Context], Faults]:
     """The rule that fields are given only where their owner has a value at which they mean something."""
 
@@ -196,6 +213,7 @@ TRIAL_RULES: tuple[tuple[tuple[str, ...], Callable[[Context], Faults]], ...] = (
     (("base", *either("tokens", *_STEP_FIELDS)), _at_least_one_step),
     (("trial.seeds",), _seeds),
     (either("optimizer.warmup", "optimizer.cooldown"), _schedule),
+    (("trial.branch_at", *either("optimizer.warmup", "optimizer.cooldown")), _branches),
     *((either(companions.owner, *companions.names), _companions(companions)) for companions in COMPANIONS),
     (_SCALED, _base),
     (_SCALED, _muon_with_completep),

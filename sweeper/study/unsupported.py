@@ -10,8 +10,6 @@ Path = tuple[str, ...]
 _KEYS: Mapping[Path, str] = {
     ("strict_alignment",): "list multiples of 16 only",
     ("follow_up",): "write a second study",
-    ("branch_at",): "every trial trains from its start",
-    ("trial", "branch_at"): "every trial trains from its start",
     ("trial", "strict_alignment"): "list multiples of 16 only",
     ("trial", "follow_up"): "write a second study",
     ("search", "follow_up"): "write a second study",

@@ -11,10 +11,10 @@ from trial_jobs import job, write_chain
 
 from runners.data.dataset import held_out_batches, open_data
 from runners.job_run import DEFAULT_TARGET, JobRun
-from runners.optimizer import lr_factor
 from runners.training import Training
 from runners.trial import run_job, thinned
 from sweeper.lines import event_record
+from sweeper.schedule import Schedule
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_bits_per_byte_are_the_nats_over_the_targets_bytes(tmp_path, vocab_size)
 
 
 @pytest.mark.parametrize(("steps", "kind"), [(1, "train"), (30, "train"), (1, "speed")])
-def test_the_five_clocks_add_up_to_what_the_job_took(chain, monkeypatch, steps, kind):
+def test_the_six_clocks_add_up_to_what_the_job_took(chain, monkeypatch, steps, kind):
     real = Training.step
 
     def slow_at_first(self):
@@ -150,7 +150,7 @@ def test_the_five_clocks_add_up_to_what_the_job_took(chain, monkeypatch, steps, 
         time.sleep(0.02)
     took = time.perf_counter() - start
     seconds = outcome.seconds
-    assert set(seconds) == {"set_up", "compile", "train", "evaluate", "timing"}
+    assert set(seconds) == {"set_up", "compile", "train", "evaluate", "branches", "timing"}
     assert all(value >= 0 for value in seconds.values())
     assert 0.98 * took <= sum(seconds.values()) <= took + 0.003
     assert seconds["compile"] > 1
@@ -227,15 +227,15 @@ def test_weight_decay_and_clipping_are_those_of_adamw(chain):
 
 @pytest.mark.parametrize(("steps", "warmup", "cooldown"), [(1, 0.1, 0.2), (7, 0.5, 0.5), (100, 0.04, 0.2), (10, 0, 0)])
 def test_the_schedule_rises_stays_falls_and_completes(steps, warmup, cooldown):
-    factors = [lr_factor(step, steps=steps, warmup=warmup, cooldown=cooldown) for step in range(steps)]
+    schedule = Schedule.of(steps, warmup=warmup, cooldown=cooldown)
+    factors = [schedule.factor(step) for step in range(steps)]
     falling = round(cooldown * steps)
     assert all(0 < factor <= 1 for factor in factors)
     assert factors[-1] <= 1 / (falling + 1) + 1e-12
     peak = factors.index(max(factors))
     assert factors[: peak + 1] == sorted(factors[: peak + 1])
     assert factors[peak:] == sorted(factors[peak:], reverse=True)
-    after = lr_factor(steps, steps=steps, warmup=warmup, cooldown=cooldown)
-    assert after == 0
+    assert schedule.factor(steps) == 0
 
 
 def test_a_curve_has_at_most_256_points_and_keeps_the_mean():
