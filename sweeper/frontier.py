@@ -15,6 +15,7 @@ from sweeper.dominance import hypervolume, judge
 from sweeper.doubts import device_doubts, held_equal, nuisance_doubts, study_doubts, undecided_doubts
 from sweeper.drift import Drift, ReferenceLog, drift_doubts, reference_log
 from sweeper.errors import UsageError
+from sweeper.horizons import Horizons, horizons
 from sweeper.joint import frontier_probabilities
 from sweeper.labels import labels
 from sweeper.noise import CONFIDENCE, POWER, AdditiveFit, Observation, fit
@@ -74,7 +75,7 @@ class DeviceFrontier:
     its interval is narrower than it should be. `incomplete` names planned points without a result. `tuned` are the
     shapes of several configs that differ in nuisance axes alone: points are those at their best. `drift` is what
     the reference config says, None where it wasn't measured; what points estimate of their speed is corrected for it,
-    their samples are as measured.
+    their samples are as measured. `horizons` is what branches say, None where no trial has any.
     """
 
     device: str
@@ -90,6 +91,7 @@ class DeviceFrontier:
     held_equal: str
     tuned: tuple[Tuned, ...]
     drift: Drift | None
+    horizons: Horizons | None
     doubts: tuple[str, ...]
 
 
@@ -224,6 +226,7 @@ def _device_frontier(
         held_equal=held_equal(configs, _tokens(list(here))),
         tuned=best.tuned,
         drift=log.drift,
+        horizons=horizons(m.finals, {p.config.config_id: here[p] for p in here}),
         doubts=(
             *device_doubts(m, configs=configs, fits={**fits, "val_loss": means}, names=names),
             *nuisance_doubts(best.tuned, nuisance),

@@ -84,7 +84,7 @@ def branch_tokens(tokens: Any, recipe: Recipe, branch_at: Sequence[float]) -> An
 
     steps = np.asarray(tokens) // recipe.tokens_per_step
     own = [np.rint(recipe.optimizer.cooldown * np.maximum(1, np.rint(fraction * steps))) for fraction in branch_at]
-    return sum(own).astype(np.int64) * recipe.tokens_per_step
+    return np.sum(own, axis=0).astype(np.int64) * recipe.tokens_per_step
 
 
 def assumed(*, gpus: int, cpus: int) -> Calibration:

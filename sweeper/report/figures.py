@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.labels import short
 from sweeper.report.placement import Segment, place_labels
-from sweeper.report.text import STANDINGS, seeds_text, standing_cell
+from sweeper.report.text import STANDINGS, seeds_text, standing_cell, tokens_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -285,12 +285,9 @@ def _legend(axes: Axes, standings: set[str]) -> None:
 
 
 def _subtitle(one: Mapping[str, Any]) -> str:
-    tokens = {{**point["recipe"], **point["resolved"]}["tokens"] for point in one["points"]}
+    trained = [({**point["recipe"], **point["resolved"]}, point["params"]) for point in one["points"]]
     seeds = [len(point["samples"]) for point in one["points"]]
-    parts = [one["device"]]
-    if len(tokens) == 1:
-        parts.append(f"{short(tokens.pop())} tokens")
-    parts.append(seeds_text(seeds))
+    parts = [one["device"], tokens_text(trained), seeds_text(seeds)]
     if max(seeds) > 1:
         parts.append("bars: 95% intervals")
     return " · ".join(parts)

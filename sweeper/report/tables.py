@@ -14,6 +14,7 @@ from rich.text import Text
 
 from sweeper.labels import duration, gibibytes, labels, short
 from sweeper.records import SCHEMA
+from sweeper.report.horizons import TITLE, horizon_sentences, horizon_tables
 from sweeper.report.text import (
     MEMORY_PLANNED,
     OBJECTIVES,
@@ -31,6 +32,7 @@ from sweeper.report.text import (
 
 if TYPE_CHECKING:
     from sweeper.frontier import DeviceFrontier, Frontier
+    from sweeper.horizons import Horizons
     from sweeper.observations import PlannedPoint, Record, Seeds
     from sweeper.points import Estimate
 
@@ -108,6 +110,8 @@ class _Summary:
             yield frontier_table(one, width=options.max_width)
             yield Text()
             yield sentences([*noise_sentences(one), *missing])
+            if one.horizons is not None:
+                yield _horizons(one.horizons)
             if one.doubts:
                 yield sentences(one.doubts, bullet="! ", style="yellow")
         if self.found.frontiers and self.found.useful.fraction is not None:
@@ -116,6 +120,17 @@ class _Summary:
                 yield sentences(put_last_sentences(self.found))
         if self.found.doubts:
             yield sentences(self.found.doubts, bullet="! ", style="yellow")
+
+
+def _horizons(found: Horizons) -> Group:
+    """What branches say: a table of lengths, one of equal amounts, sentences."""
+    parts: list[RenderableType] = []
+    for one, title in zip(horizon_tables(found, brief=True), (TITLE, "At equal amounts"), strict=True):
+        table = open_table(title, {header: "left" if n == 0 else "right" for n, header in enumerate(one.headers)})
+        for row in one.rows:
+            table.add_row(*map(Text, row))
+        parts += [Text(), table]
+    return Group(*parts, Text(), sentences(horizon_sentences(found)))
 
 
 def summary(found: Frontier) -> RenderableType:

@@ -92,6 +92,8 @@ def _first(one: DeviceFrontier) -> str:
     counts = [p.params["total"] for p in one.points]
     low, high = short(min(counts)), short(max(counts))
     size = f"{low} parameters" if low == high else f"{low}–{high} parameters"
+    if one.horizons is None:
+        size += f", at {tokens_text([({**p.recipe, **p.resolved}, p.params) for p in one.points])}"
     of = f"Of {len(one.points)} {_noun(one)} with {size}," if len(one.points) > 1 else f"At {size},"
     if len(kept) == 1:
         return f"{of} one is on the frontier: {_described(kept[0])}."
@@ -103,6 +105,18 @@ def _first(one: DeviceFrontier) -> str:
     else:
         ends = f"from {_described(kept[0])} to {_described(best)}"
     return f"{of} {len(kept)} are on the quality/speed frontier{tied}: {ends}."
+
+
+def tokens_text(trained: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    """How long trainings were, by their recipes, as resolved, and parameters: "300k tokens (0.92 per parameter)"."""
+    tokens = [recipe["tokens"] for recipe, _ in trained]
+    ratios = [recipe["tokens"] / params["total"] for recipe, params in trained]
+    return f"{_range(tokens)} tokens ({_range(ratios)} per parameter)"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = short(min(values)), short(max(values))
+    return low if low == high else f"{low}–{high}"
 
 
 def _noun(one: DeviceFrontier) -> str:

@@ -156,7 +156,8 @@ def test_the_answer_names_the_ends_and_what_cannot_be_told_apart():
     first, second = answer(result)
     one = result.frontiers[0]
     kept = [p for p in one.points if p.standing in ("frontier", "tied")]
-    assert first.startswith(f"Of 7 shapes with 407k–441k parameters, {len(kept)} are on the quality/speed frontier")
+    length = "at 500k tokens (1.13–1.23 per parameter)"
+    assert first.startswith(f"Of 7 shapes with 407k–441k parameters, {length}, {len(kept)} are on the quality/speed")
     assert "from L1 f1360 (" in first
     assert all(name in second for name in ("L3 f384", "L4 f272", "L6 f144", "can't be told apart in loss"))
     assert f"{one.noise['val_loss'].smallest_resolved:.3f} nats are within noise at 3 seeds" in second

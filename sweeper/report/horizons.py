@@ -1,0 +1,116 @@
+"""Would it hold for longer? What branches say, as tables of text and sentences, for the terminal and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sweeper.labels import duration, short
+
+if TYPE_CHECKING:
+    from sweeper.horizons import Agreement, EqualLosses, HorizonLoss, Horizons
+
+TITLE = "Would it hold for longer?"
+MOST_FLIPS = 3
+"""Pairs of configs that change places beyond noise and are named, of each length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HorizonTable:
+    """Cells as text; the first column names configs."""
+
+    caption: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def horizon_tables(found: Horizons, *, brief: bool = False) -> list[HorizonTable]:
+    """The losses and ranks at each length, then the losses at equal tokens, FLOPs and time.
+
+    `brief`: without intervals, and of equal amounts only the largest that all configs reached.
+    """
+    end = found.horizons[-1].losses
+    equal = [one for one in found.equal if not brief or one.at == _largest(found, one)]
+    at_lengths = HorizonTable(
+        caption="Cooled losses at fractions of each config's tokens, in nats; in brackets the rank.",
+        headers=("config", *(_at(one.fraction) for one in found.horizons)),
+        rows=tuple(
+            (one.label, *(_cell(_of(horizon.losses, one.config_id), brief=brief) for horizon in found.horizons))
+            for one in end
+        ),
+    )
+    at_equal = HorizonTable(
+        caption="Cooled losses at equal tokens, FLOPs and training time, along a config's own cooled losses (straight "
+        "lines in log–log); blank where it has none on both sides.",
+        headers=("config", *(_amount(one) for one in equal)),
+        rows=tuple(
+            (one.label, *("" if (loss := amount.losses[one.config_id]) is None else f"{loss:.3f}" for amount in equal))
+            for one in end
+        ),
+    )
+    return [at_lengths, at_equal]
+
+
+def _largest(found: Horizons, one: EqualLosses) -> float:
+    return max(other.at for other in found.equal if other.quantity == one.quantity)
+
+
+def _of(losses: Sequence[HorizonLoss], config_id: str) -> HorizonLoss | None:
+    return next((one for one in losses if one.config_id == config_id), None)
+
+
+def _cell(one: HorizonLoss | None, *, brief: bool) -> str:
+    if one is None:
+        return ""
+    interval = "" if brief or one.high is None else f" ± {one.high - one.mean:.3f}"
+    return f"{one.mean:.3f}{interval} ({one.rank})"
+
+
+def _at(fraction: float) -> str:
+    return "the end" if fraction == 1 else f"{100 * fraction:.3g}%"
+
+
+def _amount(one: EqualLosses) -> str:
+    if one.quantity == "train_seconds":
+        return duration(one.at)
+    return f"{short(one.at)} {'tokens' if one.quantity == 'tokens' else 'FLOPs'}"
+
+
+def horizon_sentences(found: Horizons) -> list[str]:
+    """How the order at each branch agrees with that at the end, who changes places, and what is missing."""
+    said = []
+    for horizon in found.horizons:
+        if horizon.agreement is not None:
+            said += agreement_sentences(
+                horizon.agreement, here=f"at {_at(horizon.fraction)} of the tokens", later="at the end"
+            )
+    if found.without:
+        ran = "trial ran" if found.without == 1 else "trials ran"
+        said.append(
+            f"{found.without} of {found.trials} {ran} without all of these branches: `sweeper run` trains what the "
+            "study asks for again."
+        )
+    return said
+
+
+def agreement_sentences(one: Agreement, *, here: str, later: str) -> list[str]:
+    """How far the order `here` is that `later`, and which pairs change places beyond noise."""
+    if one.tau is None:
+        return []
+    interval = "" if one.low is None or one.high is None else f" (95%: {one.low:.2f} to {one.high:.2f})"
+    if one.reversed:
+        beyond = f"{len(one.flips)} beyond noise" if one.flips else "none beyond noise"
+        turned = f"{one.reversed} of {one.pairs} pairs {'are' if one.reversed > 1 else 'is'} the other way round"
+        pairs = f"{turned} {later}, {beyond}"
+    else:
+        pairs = f"no pair is the other way round {later}"
+    said = [f"Kendall's τ of the order {here} and that {later} is {one.tau:.2f}{interval}: {pairs}."]
+    said += [
+        f"{flip.labels[0]} is {flip.before:.3f} nats below {flip.labels[1]} {here}, and {-flip.after:.3f} above it "
+        f"{later}, beyond noise both times."
+        for flip in one.flips[:MOST_FLIPS]
+    ]
+    if (more := len(one.flips) - MOST_FLIPS) > 0:
+        said.append(f"{more} more such {'pairs are' if more > 1 else 'pair is'} in frontier.json.")
+    return said
