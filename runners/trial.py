@@ -137,6 +137,11 @@ class _Run:
         self.curve, self.branches = saved.load_into(self.training), saved.branches
         self.began_at = self.training.step_index
         self.clock.add(saved.header.seconds)
+        have = {branch.fraction for branch in self.branches}
+        for fraction, schedule in branches.planned(self.job, self.training.schedule):
+            if schedule.stable_until <= self.began_at and fraction not in have:
+                self.notes.append(f"{_named(fraction)} wasn't taken: the training was past it already")
+                self.branches.append(Branch(fraction=fraction, tokens=schedule.steps * self.recipe.tokens_per_step))
         self.environment["resumed"] = {"step": self.began_at, "seconds": dict(saved.header.seconds)}
 
     def leave_checkpoint(self) -> None:
@@ -216,7 +221,6 @@ class _Run:
 
     def branch(self, fraction: float, schedule: Schedule, dataset: Dataset) -> Branch:
         """Cool down from here, evaluate, and come back."""
-        name = f"the branch at {100 * fraction:.3g}% of the tokens"
         step, before_s = self.training.step_index, self.clock.read()["train"]
         batches = self.batches_after(self.training.step_index, dataset)
         loss = bpb = seconds = None
@@ -230,10 +234,10 @@ class _Run:
                 losses = self.training.collect_losses()
                 loss, bpb = self.evaluate(dataset, part="branches")
             if not all(map(math.isfinite, [*losses, loss])) or self.is_worse_than_uniform(loss):
-                self.notes.append(f"{name} diverged")
+                self.notes.append(f"{_named(fraction)} diverged")
                 loss = bpb = None
         except branches.NoHostMemory as error:
-            self.notes.append(f"{name} wasn't taken: {error}")
+            self.notes.append(f"{_named(fraction)} wasn't taken: {error}")
         finally:
             batches.close()
         tokens = schedule.steps * self.recipe.tokens_per_step
@@ -366,6 +370,10 @@ class _Run:
         if self.batches is not None:
             self.batches.close()
         self.training = self.batches = None
+
+
+def _named(fraction: float) -> str:
+    return f"the branch at {100 * fraction:.3g}% of the tokens"
 
 
 def thinned(losses: list[float], *, tokens_per_step: int) -> tuple[tuple[int, float], ...]:

@@ -159,6 +159,9 @@ def _recipe_options(sub: argparse.ArgumentParser) -> None:
     for name, text in LENGTHS.items():
         recipe.add_argument(f"--{name}", help=f"instead of --tokens: {text}")
     recipe.add_argument("--eval_tokens", help="held-out tokens (1048576)")
+    recipe.add_argument(
+        "--branch_at", metavar="F,F", help="fractions of the tokens at which the loss is known too, like 25%%,50%%"
+    )
     recipe.add_argument("--seeds", type=int, default=1, help="how many times, each with its own seed (1)")
     optimizer = sub.add_argument_group("how it learns")
     optimizer.add_argument("--optimizer", choices=("adamw", "muon"), help="(adamw)")

@@ -52,6 +52,6 @@ class Branch:
 
     fraction: float
     tokens: int
-    val_loss: float | None
-    val_bpb: float | None
-    train_seconds: float | None
+    val_loss: float | None = None
+    val_bpb: float | None = None
+    train_seconds: float | None = None

@@ -75,6 +75,7 @@ def _document(flags: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
             **given,
             "seq_len": _count(flags, "seq_len", 1024),
             "seeds": _count(flags, "seeds", 1),
+            "branch_at": [_number(at) for at in (flags["branch_at"] or "").split(",") if at],
             "data": str(data.absolute()) if here else flags["data"],
             "precision": "fp8" if flags["use_fp8"] else flags["precision"] or "bf16",
             "compile": flags["compile"],

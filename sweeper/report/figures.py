@@ -289,5 +289,5 @@ def _subtitle(one: Mapping[str, Any]) -> str:
     seeds = [len(point["samples"]) for point in one["points"]]
     parts = [one["device"], tokens_text(trained), seeds_text(seeds)]
     if max(seeds) > 1:
-        parts.append("bars: 95% intervals")
+        parts.append("bars: 95%")
     return " · ".join(parts)

@@ -73,7 +73,7 @@ def _at(fraction: float) -> str:
 
 def _amount(one: EqualLosses) -> str:
     if one.quantity == "train_seconds":
-        return duration(one.at)
+        return duration(one.at) if one.at >= 10 else f"{one.at:.2g} s"
     return f"{short(one.at)} {'tokens' if one.quantity == 'tokens' else 'FLOPs'}"
 
 

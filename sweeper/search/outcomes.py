@@ -58,7 +58,7 @@ class Outcomes:
         """Whether an outcome says something about this run's kind of device and cap on memory."""
         event, cap = told.event, self._memory_bytes
         if isinstance(event, Final) and event.status != "out_of_memory":
-            if event.status == "ok" and lacks_branches(event, self._branch_at):
+            if event.status == "ok" and not told.own and lacks_branches(event, self._branch_at):
                 return False
             peak = event.peak_memory_bytes
             return cap is None or event.job.memory_bytes == cap or peak is None or peak <= cap

@@ -107,7 +107,7 @@ STUDY_KEYS = (
     "--optimizer muon --lr 2e-3 --weight_decay 0.2 --warmup 0.1 --cooldown 50% --betas 0.8,0.9 --eps 1e-9 "
     "--grad_clip 0.5 --momentum 0.9 --seq_len 256 --tokens_per_step 16384 --batch_size 4 --tokens 1M "
     "--eval_tokens 100k --precision fp8 --fp8_backend transformer_engine --fp8_filter none --memory 8GiB "
-    "--allow_shared --seeds 2"
+    "--allow_shared --seeds 2 --branch_at 50%,0.75"
 )
 
 
@@ -120,6 +120,7 @@ def test_flags_are_the_studys_keys(train):
     )  # fmt: skip
     assert (recipe.seq_len, recipe.tokens_per_step, recipe.steps, recipe.eval_tokens) == (256, 16384, 61, 100_000)
     assert (recipe.precision, recipe.fp8_backend, recipe.fp8_filter) == ("fp8", "transformer_engine", "none")
+    assert study.trial.branch_at == (0.5, 0.75)
     assert (study.budget.memory, study.resources.allow_shared, study.trial.seeds) == (8 * 2**30, True, 2)
 
 
@@ -181,6 +182,8 @@ def test_other_ways_to_say_how_long_and_in_what(train, flags, recipe):
         ("--parametrization completep --base_n_layers x --base_d_model 64", "--base_n_layers"),
         ("--optimizer muon --parametrization completep --base_n_layers 4 --base_d_model 64", "--parametrization"),
         ("--memory much", "--memory"),
+        ("--branch_at 2%,50%", "--branch_at"),
+        ("--branch_at 50%,half", "--branch_at"),
         ("--eval_tokens few", "--eval_tokens"),
         ("--checkpoint_every 0", "--checkpoint_every 0"),
     ],

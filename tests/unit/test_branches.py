@@ -90,6 +90,13 @@ def test_a_branch_that_diverged_has_been_taken():
     assert machine.ask().config == CONFIGS[1]
 
 
+def test_what_this_run_itself_has_trained_is_never_asked_for_again():
+    machine = driver(0.5)
+    for _ in CONFIGS:
+        machine.tell(make_final(machine.ask()))
+    assert isinstance(machine.ask(), Done)
+
+
 def plan(trial, **fields):
     study = Study(name="s", model=MODEL, trial=trial, **fields)
     return make_plan(LoadedStudy(study=study, profile="full", file=Path("s.yaml"), resolved={}), cpus=2)

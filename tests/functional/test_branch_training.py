@@ -197,6 +197,17 @@ def test_a_training_that_goes_on_from_a_checkpoint_has_the_same_branches(chain, 
     assert [branch.val_loss for branch in found.branches] == [branch.val_loss for branch in expected.branches]
 
 
+def test_a_branch_that_a_checkpoint_has_gone_past_is_told_as_missing(chain, tmp_path):
+    run, checkpoints = job(chain, steps=STEPS, eval_tokens=1024), Checkpoints(folder=tmp_path, every=15)
+    events = run_job(run, checkpoints=checkpoints)
+    while next(events).tokens < 18 * 512:
+        pass
+    events.close()
+    found = outcome_of(replace(run, branch_at=(0.25, 0.5)), checkpoints=replace(checkpoints, resume=True))
+    assert [branch.val_loss is None for branch in found.branches] == [True, False]
+    assert any("the branch at 25% of the tokens wasn't taken: the training was past" in one for one in found.notes)
+
+
 def test_steps_of_minutes_are_those_that_branches_go_by(chain):
     from sweeper.records import Resolved
 
