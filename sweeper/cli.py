@@ -258,14 +258,15 @@ def _prepare_data(run: StudyRun, console: Console, *, here: bool) -> None:
 def _status(arguments: Any) -> None:
     from sweeper.ledger import is_locked, read
     from sweeper.report.tables import status_json, status_table
+    from sweeper.search.follow_up import to_follow
 
     run = _open(arguments)
     live = is_locked(run.folder.lock)
     records = read(run.folder.ledger)
     driver = run.replayed(records)
-    status = status_json(
-        records, run.points(driver), seeds=run.seeds(driver, records), live=live, to_propose=driver.to_propose
-    )
+    points = [*run.points(driver), *run.follow_ups(driver).values()]
+    to_come = driver.to_propose + to_follow(driver)
+    status = status_json(records, points, seeds=run.seeds(driver, records), live=live, to_propose=to_come)
     if arguments.json:
         print(json.dumps(status, indent=2))
     else:

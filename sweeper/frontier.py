@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from sweeper.dominance import hypervolume, judge
 from sweeper.doubts import device_doubts, held_equal, nuisance_doubts, study_doubts, undecided_doubts
 from sweeper.drift import Drift, ReferenceLog, drift_doubts, reference_log
 from sweeper.errors import UsageError
-from sweeper.horizons import Horizons, horizons
+from sweeper.horizons import HeldForLonger, Horizons, held_for_longer, horizons
 from sweeper.joint import frontier_probabilities
 from sweeper.labels import labels
 from sweeper.noise import CONFIDENCE, POWER, AdditiveFit, Observation, fit
@@ -75,7 +76,8 @@ class DeviceFrontier:
     its interval is narrower than it should be. `incomplete` names planned points without a result. `tuned` are the
     shapes of several configs that differ in nuisance axes alone: points are those at their best. `drift` is what
     the reference config says, None where it wasn't measured; what points estimate of their speed is corrected for it,
-    their samples are as measured. `horizons` is what branches say, None where no trial has any.
+    their samples are as measured. `horizons` is what branches say, None where no trial has any;
+    `follow_up` what those trained longer do.
     """
 
     device: str
@@ -92,6 +94,7 @@ class DeviceFrontier:
     tuned: tuple[Tuned, ...]
     drift: Drift | None
     horizons: Horizons | None
+    follow_up: HeldForLonger | None
     doubts: tuple[str, ...]
 
 
@@ -128,6 +131,7 @@ def frontier(
     most_seeds: int | None = None,
     to_propose: int = 0,
     put_last: Sequence[Mapping[str, Any]] = (),
+    follow_ups: Mapping[str, PlannedPoint] = MappingProxyType({}),
 ) -> Frontier:
     """The frontier of each kind of device that measured at least one of the `planned` points.
 
@@ -135,15 +139,27 @@ def frontier(
     only the best is a point (`sweeper.nuisance`). `seeds` is how many each config should have
     (trials of further seeds are ignored), None to go by what was asked, and `most_seeds` how many any may get, where
     that depends on outcomes; `to_propose` are the trainings of configs that the search has yet to choose; `put_last`
-    is what `search.prune` has put last and not trained. Raises UsageError for an objective that isn't supported.
+    is what `search.prune` has put last and not trained; `follow_ups` has, by config id, what is trained longer of
+    planned points. Raises UsageError for an objective that isn't supported.
     """
     for name, direction in objectives.items():
         if DIRECTIONS.get(name) != direction:
             raise UsageError(f"objective {name}: {direction} is not supported: there are {dict(DIRECTIONS)}")
     records = list(records)
-    states = job_states(records, planned, seeds)
+    states = job_states(records, [*planned, *follow_ups.values()], seeds)
+    longer = {m.device: m.finals for m in measured(records, list(follow_ups.values()), seeds)}
+    own = {m.device: m.finals for m in measured(records, planned, seeds)} if longer else {}
     frontiers = [
-        replace(one, doubts=(*one.doubts, *undecided_doubts(one.points, most_seeds)))
+        replace(
+            one,
+            doubts=(*one.doubts, *undecided_doubts(one.points, most_seeds)),
+            follow_up=held_for_longer(
+                own.get(one.device, ()),
+                longer.get(one.device, ()),
+                {point.config.config_id: config_id for config_id, point in follow_ups.items()},
+                {point.config_id: point.label for point in one.points},
+            ),
+        )
         for one in device_frontiers(records, planned, objectives, seeds, nuisance)
     ]
     return Frontier(
@@ -226,6 +242,7 @@ def _device_frontier(
         held_equal=held_equal(configs, _tokens(list(here))),
         tuned=best.tuned,
         drift=log.drift,
+        follow_up=None,
         horizons=horizons(m.finals, {p.config.config_id: here[p] for p in here}),
         doubts=(
             *device_doubts(m, configs=configs, fits={**fits, "val_loss": means}, names=names),

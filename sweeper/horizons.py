@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -111,6 +111,18 @@ class Horizons:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldForLonger:
+    """What follow-ups say: the losses of the configs that were trained longer, `before` and `after`, lowest first.
+
+    Ids and labels are those of the study's own configs; `agreement` of the first order with the second.
+    """
+
+    before: tuple[HorizonLoss, ...]
+    after: tuple[HorizonLoss, ...]
+    agreement: Agreement | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Cooled:
     """One trial's cooled loss at one length."""
 
@@ -144,6 +156,23 @@ def horizons(finals: Sequence[Record], labels: Mapping[str, str]) -> Horizons | 
         equal=tuple(_equal(found)),
         trials=len(finals),
         without=sum(not asked <= own for own in have),
+    )
+
+
+def held_for_longer(
+    before: Sequence[Record], after: Sequence[Record], originals: Mapping[str, str], labels: Mapping[str, str]
+) -> HeldForLonger | None:
+    """Of trials of the study and of follow-ups, whose config ids `originals` takes to the study's; None without any."""
+    longer = [replace(_end(record), config_id=originals[record["config_id"]]) for record in after]
+    longer = [one for one in longer if one.config_id in labels]
+    of_these = {one.config_id for one in longer}
+    own = [_end(record) for record in before if record["config_id"] in of_these]
+    if not longer:
+        return None
+    return HeldForLonger(
+        before=tuple(horizon_losses(own, labels)),
+        after=tuple(horizon_losses(longer, labels)),
+        agreement=_agreement_of_trials(own, longer, labels),
     )
 
 

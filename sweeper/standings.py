@@ -10,6 +10,7 @@ from sweeper.frontier import PlannedPoint, device_frontiers
 from sweeper.lines import event_record
 from sweeper.points import Point
 from sweeper.records import Final, Speed
+from sweeper.search.follow_up import Candidate
 from sweeper.search.further_seeds import Standing
 
 
@@ -33,3 +34,25 @@ def _beaten_by(points: Sequence[Point], objectives: Mapping[str, str]) -> list[i
     signs = [1.0 if direction == "max" else -1.0 for direction in objectives.values()]
     values = np.array([[point.objectives[name].mean for name in objectives] for point in points]) * signs
     return [int(((values >= own).all(axis=1) & (values > own).any(axis=1)).sum()) for own in values]
+
+
+def follow_up_candidates(
+    outcomes: Sequence[Final | Speed],
+    planned: Sequence[PlannedPoint],
+    objectives: Mapping[str, str],
+    nuisance: Sequence[str] = (),
+) -> list[Candidate]:
+    """The configs that the kind of device with the most points has measured, fastest first."""
+    found = device_frontiers(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
+    points = max((one.points for one in found), key=len, default=())
+    made = [
+        Candidate(
+            config_id=point.config_id,
+            val_loss=point.objectives["val_loss"].mean,
+            tokens_per_s=point.objectives["tokens_per_s"].mean,
+            on_frontier=point.on_frontier,
+            p_frontier=point.p_frontier,
+        )
+        for point in sorted(points, key=lambda point: not point.on_frontier)
+    ]
+    return list({one.config_id: one for one in reversed(made)}.values())

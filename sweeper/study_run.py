@@ -19,11 +19,12 @@ from sweeper.ledger import Ledger, held, read
 from sweeper.lines import replay
 from sweeper.observations import PlannedPoint
 from sweeper.places import command_of
-from sweeper.planning.plan import Plan, plan_json
+from sweeper.planning.plan import MOST_AVERAGED, Plan, plan_json
 from sweeper.progress import Progress
-from sweeper.records import DeviceType, Job
+from sweeper.records import Config, DeviceType, Job
 from sweeper.run_folder import RunFolder, write_atomically
 from sweeper.search.driver import Driver
+from sweeper.search.follow_up import followed, to_follow
 from sweeper.session import FingerprintOf, Session
 from sweeper.study.schema import LoadedStudy
 from sweeper.study_search import StudySearch
@@ -75,7 +76,11 @@ class StudyRun:
         for config_id in wanted:
             while wanted[config_id] < self.loaded.study.trial.most_seeds and (config_id, wanted[config_id]) in trained:
                 wanted[config_id] += 1
-        return wanted
+        return wanted | dict.fromkeys(followed(driver), self.loaded.study.trial.first_seeds)
+
+    def follow_ups(self, driver: Driver) -> dict[str, PlannedPoint]:
+        """What is trained longer of which config, by the study's own config ids."""
+        return self.search.follow_up_points(known) if (known := followed(driver)) else {}
 
     def run(
         self,
@@ -116,7 +121,7 @@ class StudyRun:
                 tracker.catch_up(ledger.records)
                 mirror = self._mirror(ledger.records)
                 try:
-                    if "missing" in known.states().values() or known.to_propose:
+                    if "missing" in known.states().values() or known.to_propose or to_follow(known):
                         # Importing MLflow keeps a core busy: on two cores that would slow the first trial.
                         tracker.drain(START_SECONDS)
                         driver = self.search.driver(device=device, at_a_time=at_a_time)
@@ -168,7 +173,7 @@ class StudyRun:
             console,
             jobs=driver.jobs,
             states=driver.states,
-            more=lambda: driver.to_propose,
+            more=lambda: driver.to_propose + to_follow(driver),
             label=self.search.labeller(),
             at_a_time=at_a_time,
         )
@@ -190,13 +195,19 @@ class StudyRun:
         each = {planned.config.config_id: planned.seconds for planned in self.search.candidates}
         states, hours = driver.states(), self.loaded.study.search.max_gpu_hours
         trainings = [job for job_id, job in driver.jobs.items() if job.kind == "train" and states[job_id] == "missing"]
-        seconds = sum(each[job.config.config_id] for job in trainings)
+        seconds = sum(each.get(job.config.config_id) or self._seconds_of(job.config) for job in trainings)
         seconds += driver.to_propose * sum(each.values()) / len(each)
+        if following := to_follow(driver):
+            some = [self._seconds_of(self.search.longer(one.config)) for one in self.search.candidates[:MOST_AVERAGED]]
+            seconds += following * sum(some) / len(some)
         return seconds if hours is None else max(0.0, min(seconds, hours * 3600 - driver.device_seconds))
+
+    def _seconds_of(self, config: Config) -> float:
+        return self.plan.calibration.seconds(config, self.loaded.study.trial.branch_at)
 
     def _spent(self, driver: Driver) -> str:
         """That the study ended for want of hours, "" where it didn't."""
-        missing = list(driver.states().values()).count("missing") + driver.to_propose
+        missing = list(driver.states().values()).count("missing") + driver.to_propose + to_follow(driver)
         if not missing or not driver.is_spent:
             return ""
         hours, taken = self.loaded.study.search.max_gpu_hours, driver.device_seconds / 3600
@@ -243,7 +254,8 @@ class StudyRun:
             nuisance=study.nuisance,
             seeds=self.seeds(driver, records),
             most_seeds=study.trial.most_seeds if study.trial.most_seeds > study.trial.first_seeds else None,
-            to_propose=driver.to_propose,
+            to_propose=driver.to_propose + to_follow(driver),
+            follow_ups=self.follow_ups(driver),
             put_last=self.search.described(driver.put_last.values()),
         )
 
@@ -291,7 +303,7 @@ def _census(driver: Driver, records: Sequence[Record], *, branch_at: Sequence[fl
     states = driver.states()
     kept = [job_id for job_id in settled if states.get(job_id) == "done"]
     stale = settled - set(driver.jobs)
-    missing = list(states.values()).count("missing") + driver.to_propose
+    missing = list(states.values()).count("missing") + driver.to_propose + to_follow(driver)
     parts = [f"{missing} jobs to do"] if not settled else [f"{len(kept)} kept", f"{missing} to do"]
     trained = {record["trial_id"] for record in records if record["type"] == "final" and record["status"] == "ok"}
     if branch_at and (again := sum(states.get(job_id) == "missing" for job_id in trained)):

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from sweeper.labels import labels
 from sweeper.observations import PlannedPoint
 from sweeper.planning.notes import MOST_CANDIDATES
 from sweeper.planning.plan import PlannedConfig
+from sweeper.planning.tokens import longer
 from sweeper.planning.totals import SPARE
-from sweeper.records import DeviceType, Final, Job, Speed
+from sweeper.records import Config, DeviceType, Final, Job, Speed
 from sweeper.search import make_strategy
 from sweeper.search._base import Fixed
 from sweeper.search.driver import Driver
 from sweeper.search.early_stop import SuccessiveHalving
+from sweeper.search.follow_up import Candidate, FollowUp, FollowUpDriver
 from sweeper.search.further_seeds import FurtherSeeds, Standing
 from sweeper.search.pruning import Pruning, PutLast
 from sweeper.search.reference import reference_job
@@ -75,7 +77,8 @@ class StudySearch:
         if (every_s := study.resources.reference_every) is not None:
             reference = reference_job(self.candidates, settings)
             settings = replace(settings, reference=reference, reference_every_s=every_s)
-        return Driver(
+        make = Driver if study.follow_up is None else partial(FollowUpDriver, follow_up=self._follow_up())
+        return make(
             strategy,
             seeds=study.trial.first_seeds,
             micro_batches=lambda config: micro_batches[config.config_id],
@@ -86,6 +89,37 @@ class StudySearch:
             pruning=Pruning(axes=study.differing) if study.search.prune else None,
             most_configs=trials if study.search.prune else None,
         )
+
+    def _follow_up(self) -> FollowUp:
+        study = self.loaded.study
+        assert study.follow_up is not None
+
+        def candidates(outcomes: Sequence[Final | Speed]) -> Sequence[Candidate]:
+            from sweeper.standings import follow_up_candidates
+
+            configs = {event.job.config.config_id: event.job.config for event in outcomes}
+            grows = {one for one, config in configs.items() if self._grows(config)}
+            measured = self.points_of(configs.keys())
+            found = follow_up_candidates(outcomes, measured, study.objectives, study.nuisance)
+            return [one for one in found if one.config_id in grows]
+
+        return FollowUp(shapes=study.follow_up.shapes, candidates=candidates, longer=self.longer)
+
+    def longer(self, config: Config) -> Config:
+        """What is trained of a config in a follow-up."""
+        assert self.loaded.study.follow_up is not None
+        return replace(config, recipe=longer(config.recipe, self.loaded.study.follow_up.tokens))
+
+    def _grows(self, config: Config) -> bool:
+        steps, after = config.recipe.steps, self.longer(config).recipe.steps
+        return steps is None or after is None or after > steps
+
+    def follow_up_points(self, followed: Mapping[str, str]) -> dict[str, PlannedPoint]:
+        """By the study's own config ids the points of what is trained of them longer, which `followed` has by id."""
+        return {
+            point.config.config_id: replace(point, config=self.longer(point.config))
+            for point in reversed(self.points_of(set(followed.values())))
+        }
 
     def _further_seeds(self) -> FurtherSeeds | None:
         """None where every config has the same number of seeds."""
@@ -146,8 +180,16 @@ class StudySearch:
         of_trials = self.names
         laddered = {planned.config.config_id for planned in self.candidates if planned.choose == "fastest"}
 
+        followed_ups = (
+            {}
+            if self.loaded.study.follow_up is None
+            else {self.longer(planned.config).config_id: planned.config.config_id for planned in self.candidates}
+        )
+
         def label(job: Job) -> str:
             config_id = job.config.config_id
+            if config_id in followed_ups:
+                return f"{of_trials[followed_ups[config_id]]} for longer"
             if job.kind == "train" and config_id in laddered:
                 return of_trials[config_id]
             return known.get((config_id, job.execution.batch_size), config_id)

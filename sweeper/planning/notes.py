@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sweeper.labels import gibibytes, listed
+from sweeper.labels import duration, gibibytes, listed, short
 from sweeper.planning.memory import LADDER_SLACK
-from sweeper.planning.tokens import reference_tokens
+from sweeper.planning.tokens import longer, reference_tokens
+from sweeper.records import Config
 from sweeper.study.schema import Ladder, Study
 
 if TYPE_CHECKING:
+    from sweeper.planning.estimates import Calibration
     from sweeper.planning.feasible import Group
 
 
@@ -107,6 +110,22 @@ def _branches(study: Study) -> str:
         f"Trials also cool down at {at} of their tokens, in {'branches' if several else 'a branch'} of "
         f"{'their' if several else 'its'} own (trial.branch_at): tokens, FLOPs and time above count "
         f"{'them' if several else 'it'} in."
+    )
+
+
+def follow_up_note(study: Study, configs: Sequence[Config], speed: Calibration) -> tuple[str, ...]:
+    """What follow-ups come to, at some of the configs' average."""
+    asked = study.follow_up
+    if asked is None:
+        return ()
+    made = [replace(config, recipe=longer(config.recipe, asked.tokens)) for config in configs]
+    trials = min(asked.shapes, len(configs)) * study.trial.first_seeds
+    tokens = trials * sum(map(speed.tokens, made)) / len(made)
+    seconds = trials * sum(speed.seconds(config, study.trial.branch_at) for config in made) / len(made)
+    at = f"{asked.tokens:g}x their length" if isinstance(asked.tokens, float) else f"{short(asked.tokens)} tokens"
+    return (
+        f"Then up to {asked.shapes} configs are trained once more, at {at} (follow_up): {trials} trials, about "
+        f"{short(tokens)} tokens and {duration(seconds)} on one device, which the figures above leave out.",
     )
 
 

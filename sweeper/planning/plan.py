@@ -11,7 +11,7 @@ from model.shape import Params
 from sweeper.errors import NothingFeasible
 from sweeper.planning.estimates import Calibration, assumed, branch_tokens, memory_of
 from sweeper.planning.lattice import Lattice, Point
-from sweeper.planning.notes import notes
+from sweeper.planning.notes import follow_up_note, notes
 from sweeper.planning.solver import Drop, Window
 from sweeper.planning.train_tokens import TokensOf, TrainTokens
 from sweeper.records import SCHEMA, Base, Config, Execution, probe_id
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sweeper.planning.feasible import Feasible, Group
     from sweeper.planning.totals import Totals
 
+MOST_AVERAGED = 200
+"""Of more configs, the first are what the cost of follow-ups is estimated by."""
 MAX_LISTED = 10_000
 """Above this many configs the JSON's list is cut and says so; the CSV has them all."""
 
@@ -122,7 +124,10 @@ def make_plan(
         calibration=speed,
         data_path=None if loaded.data_path is None else str(loaded.data_path),
         totals=totals(study, found, speed, held, probes=_probes(configs, all_of_them=study.search.prune)),
-        notes=notes(study, found.groups),
+        notes=(
+            *notes(study, found.groups),
+            *follow_up_note(study, [one.config for one in configs[:MOST_AVERAGED]], speed),
+        ),
     )
 
 

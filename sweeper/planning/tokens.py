@@ -13,7 +13,7 @@ rescaled, and nothing under `batch_scaling: none`. For Muon the rule is the same
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from math import sqrt
@@ -140,6 +140,15 @@ def rounded(wanted: int, step: int) -> int:
     """`wanted` ÷ `step` to the nearest whole number, a half upwards, at least 1. Of arrays, one number for each."""
     steps = (2 * wanted + step) // (2 * step)
     return steps + (steps < 1)
+
+
+def longer(recipe: Recipe, tokens: int | float) -> Recipe:
+    """The recipe at `tokens` tokens, where an int, or so many times its own tokens or minutes, where a float."""
+    if isinstance(tokens, int):
+        return replace(recipe, steps=rounded(tokens, recipe.tokens_per_step), minutes=None)
+    if recipe.steps is None:
+        return replace(recipe, minutes=(recipe.minutes or 0) * tokens)
+    return replace(recipe, steps=round(recipe.steps * tokens))
 
 
 def with_axes(fields: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from sweeper.labels import duration, short
 
 if TYPE_CHECKING:
-    from sweeper.horizons import Agreement, EqualLosses, HorizonLoss, Horizons
+    from sweeper.frontier import DeviceFrontier
+    from sweeper.horizons import Agreement, EqualLosses, HeldForLonger, HorizonLoss, Horizons
 
 TITLE = "Would it hold for longer?"
 MOST_FLIPS = 3
@@ -75,6 +76,38 @@ def _amount(one: EqualLosses) -> str:
     if one.quantity == "train_seconds":
         return duration(one.at) if one.at >= 10 else f"{one.at:.2g} s"
     return f"{short(one.at)} {'tokens' if one.quantity == 'tokens' else 'FLOPs'}"
+
+
+def section(one: DeviceFrontier, *, brief: bool = False) -> tuple[list[HorizonTable], list[str]]:
+    """All that branches and follow-ups of a kind of device say; nothing where it has none."""
+    tables: list[HorizonTable] = []
+    said: list[str] = []
+    if one.follow_up is not None:
+        tables.append(_follow_up_table(one.follow_up, brief=brief))
+        if one.follow_up.agreement is not None:
+            said += agreement_sentences(
+                one.follow_up.agreement, here="at the study's length", later="after training for longer"
+            )
+    if one.horizons is not None:
+        tables += horizon_tables(one.horizons, brief=brief)
+        said += horizon_sentences(one.horizons)
+    return tables, said
+
+
+def _follow_up_table(found: HeldForLonger, *, brief: bool) -> HorizonTable:
+    return HorizonTable(
+        caption="Configs that were trained for longer: losses in nats, in brackets the rank among them.",
+        headers=("config", *(_tokens(losses) for losses in (found.before, found.after))),
+        rows=tuple(
+            (one.label, *(_cell(_of(losses, one.config_id), brief=brief) for losses in (found.before, found.after)))
+            for one in found.after
+        ),
+    )
+
+
+def _tokens(losses: Sequence[HorizonLoss]) -> str:
+    low, high = (short(end(one.tokens for one in losses)) for end in (min, max))
+    return f"{low if low == high else f'{low}–{high}'} tokens"
 
 
 def horizon_sentences(found: Horizons) -> list[str]:

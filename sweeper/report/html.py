@@ -11,7 +11,7 @@ from sweeper.report import curves
 from sweeper.report.comparison import legend, page_pairs, side_text
 from sweeper.report.environment import environment_rows
 from sweeper.report.figures import frontier_png, frontier_svg
-from sweeper.report.horizons import TITLE, horizon_sentences, horizon_tables
+from sweeper.report.horizons import TITLE, section
 from sweeper.report.tables import loss_interval, percent, speed_interval
 from sweeper.report.text import (
     MEMORY_PLANNED,
@@ -131,9 +131,9 @@ def render(
         trials=_trials(plan_json, records),
         horizons_title=TITLE,
         horizons=[
-            (one.device, horizon_tables(one.horizons), horizon_sentences(one.horizons))
+            (one.device, *section(one))
             for one in found.frontiers
-            if one.horizons is not None
+            if one.horizons is not None or one.follow_up is not None
         ],
         useful=useful_sentence(found.useful),
         put_last=put_last_sentences(found),

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from sweeper.labels import duration, gibibytes, labels, short
 from sweeper.records import SCHEMA
-from sweeper.report.horizons import TITLE, horizon_sentences, horizon_tables
+from sweeper.report.horizons import TITLE, section
 from sweeper.report.text import (
     MEMORY_PLANNED,
     OBJECTIVES,
@@ -32,7 +32,6 @@ from sweeper.report.text import (
 
 if TYPE_CHECKING:
     from sweeper.frontier import DeviceFrontier, Frontier
-    from sweeper.horizons import Horizons
     from sweeper.observations import PlannedPoint, Record, Seeds
     from sweeper.points import Estimate
 
@@ -48,7 +47,7 @@ def open_table(title: str, columns: Mapping[str, JustifyMethod]) -> Table:
     Where it is too wide, labels (the first column) and reasons ("why") fold; numbers and headers stay whole.
     """
     table = Table(
-        title=Text(title, style="bold"),
+        title=Text(title, style="bold") if title else None,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -110,8 +109,8 @@ class _Summary:
             yield frontier_table(one, width=options.max_width)
             yield Text()
             yield sentences([*noise_sentences(one), *missing])
-            if one.horizons is not None:
-                yield _horizons(one.horizons)
+            if one.horizons is not None or one.follow_up is not None:
+                yield _horizons(one)
             if one.doubts:
                 yield sentences(one.doubts, bullet="! ", style="yellow")
         if self.found.frontiers and self.found.useful.fraction is not None:
@@ -122,15 +121,16 @@ class _Summary:
             yield sentences(self.found.doubts, bullet="! ", style="yellow")
 
 
-def _horizons(found: Horizons) -> Group:
-    """What branches say: a table of lengths, one of equal amounts, sentences."""
-    parts: list[RenderableType] = []
-    for one, title in zip(horizon_tables(found, brief=True), (TITLE, "At equal amounts"), strict=True):
-        table = open_table(title, {header: "left" if n == 0 else "right" for n, header in enumerate(one.headers)})
-        for row in one.rows:
+def _horizons(one: DeviceFrontier) -> Group:
+    """What branches and follow-ups say: tables, then sentences."""
+    tables, said = section(one, brief=True)
+    parts: list[RenderableType] = [Text(), Text(TITLE, style="bold")]
+    for made in tables:
+        table = open_table("", {header: "right" if n else "left" for n, header in enumerate(made.headers)})
+        for row in made.rows:
             table.add_row(*map(Text, row))
-        parts += [Text(), table]
-    return Group(*parts, Text(), sentences(horizon_sentences(found)))
+        parts += [Text(made.caption, style="dim"), table, Text()]
+    return Group(*parts, sentences(said))
 
 
 def summary(found: Frontier) -> RenderableType:

@@ -92,7 +92,7 @@ def _first(one: DeviceFrontier) -> str:
     counts = [p.params["total"] for p in one.points]
     low, high = short(min(counts)), short(max(counts))
     size = f"{low} parameters" if low == high else f"{low}–{high} parameters"
-    if one.horizons is None:
+    if one.horizons is None and one.follow_up is None:
         size += f", at {tokens_text([({**p.recipe, **p.resolved}, p.params) for p in one.points])}"
     of = f"Of {len(one.points)} {_noun(one)} with {size}," if len(one.points) > 1 else f"At {size},"
     if len(kept) == 1:

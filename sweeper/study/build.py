@@ -34,6 +34,7 @@ def build(document: Document, axes: Mapping[str, Axis], *, data: str) -> Study:
         objectives=document.objectives,
         nuisance=document.nuisance,
         resources=document.resources,
+        follow_up=document.follow_up,
     )
 
 

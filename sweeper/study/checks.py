@@ -182,6 +182,15 @@ def _nuisance(context: Context) -> Faults:
             yield element.fault("the optimizer changes the speed too; name axes such as optimizer.lr")
 
 
+def _follow_up(context: Context) -> Faults:
+    """A follow-up's tokens are more than a trial's, where these are the same for all."""
+    asked, tokens = context.document.follow_up, context.document.trial.tokens
+    if asked is None or tokens is None or not isinstance(asked.tokens, int) or asked.tokens > tokens:
+        return
+    node = context.node("follow_up", "tokens") or context.blamed(("follow_up",))
+    yield node.fault(f"{asked.tokens} tokens are not more than the trial's {tokens}; give more, or a factor like 4x")
+
+
 def _data(context: Context) -> Faults:
     data, node = context.document.trial.data, context.node("trial", "data")
     if node is None or data in EMBEDDED_DATA:
@@ -210,5 +219,6 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Context], Faults]], ...] = (
     (("objectives", "search"), _objectives),
     (("nuisance", "axes"), _nuisance),
     (("trial.data",), _data),
+    (("follow_up", "trial.tokens", "axes.tokens"), _follow_up),
 )
 """The paths that a rule reads, and the rule."""

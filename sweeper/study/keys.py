@@ -113,6 +113,8 @@ def _unknown(key: str, path: Path, known: list[str]) -> str:
         return "profiles stand at the top of the study only; take it out"
     if near(key, known, cutoff=0.8) is None and key in _HOMES:
         return f"unknown key here; put it under {_HOMES[key]}"
+    if path and key in Document.model_fields:
+        return "unknown key here; it stands at the top of the study"
     return f"unknown key; {did_you_mean(key, known)}"
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from sweeper.study.sizes import Duration, Real, Whole
+from sweeper.study.sizes import Duration, Longer, Real, Whole
 
 EMBEDDED_DATA = ("python-stdlib", "python-packages")
 """Corpora that are there on any machine."""
@@ -241,6 +241,16 @@ class Search(_Frozen):
     )
 
 
+class FollowUpFields(_Frozen):
+    """`{shapes: 4, tokens: 4x}`: so many configs once more when all trials are done, at more tokens.
+
+    `tokens` is a float, so many times a config's own tokens (or minutes), or an int, tokens.
+    """
+
+    shapes: Annotated[int, Whole(low=2, high=1000)] = 4
+    tokens: Annotated[int | float, Longer()] = Field(default=4.0, description="4x, or tokens like 240M.")
+
+
 class Resources(_Frozen):
     """Of one job. `gpus` left out: 1 where the machine has a GPU, else 0; `cpus` left out: its share of all cores.
 
@@ -281,6 +291,7 @@ class Document(_Frozen):
         default=(), description="Axes, such as optimizer.lr, of which each shape is judged at its best value."
     )
     resources: Resources = Resources()
+    follow_up: FollowUpFields | None = None
 
 
 class Study(_Frozen):
@@ -310,6 +321,7 @@ class Study(_Frozen):
     objectives: Mapping[str, Literal["min", "max"]] = DEFAULT_OBJECTIVES
     nuisance: tuple[str, ...] = ()
     resources: Resources = Resources()
+    follow_up: FollowUpFields | None = None
 
     @property
     def differing(self) -> tuple[str, ...]:

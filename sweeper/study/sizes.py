@@ -152,6 +152,28 @@ class Real:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Longer:
+    """Field metadata for pydantic: so many times as much, `4x` as the float 4.0, or a count like `240M` as an int."""
+
+    def parse(self, value: Any) -> int | float:
+        """`value` as a factor above 1 or as a count. Raises ValueError saying what would be right."""
+        match = re.fullmatch(rf"({_NUMBER})\s*[x×]", value.strip()) if isinstance(value, str) else None
+        if match is None:
+            return Whole().parse(value)
+        factor = float(match.group(1).replace("_", ""))
+        if not 1 < factor < math.inf:
+            raise ValueError(f"{shown(value)} is not longer; write more than 1x, like 4x")
+        return factor
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        number = {"type": "number", "multipleOf": 1, "minimum": 1}
+        return {"anyOf": [number, {"type": "string", "pattern": rf"^{_NUMBER}\s*([kMGBT]|x|×)$"}]}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Duration:
     """Field metadata for pydantic: a time above zero like `30min`, in seconds; `off` is None."""
 

@@ -9,10 +9,7 @@ Path = tuple[str, ...]
 
 _KEYS: Mapping[Path, str] = {
     ("strict_alignment",): "list multiples of 16 only",
-    ("follow_up",): "write a second study",
     ("trial", "strict_alignment"): "list multiples of 16 only",
-    ("trial", "follow_up"): "write a second study",
-    ("search", "follow_up"): "write a second study",
     ("model", "strict_alignment"): "list multiples of 16 only",
 }
 
