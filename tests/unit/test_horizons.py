@@ -74,6 +74,10 @@ def test_flips_are_the_pairs_that_change_places_beyond_noise_and_no_others():
     assert len(quiet.flips) == quiet.reversed == turned == 8
     for flip in quiet.flips:
         assert flip.before > 0 > flip.after
+    backwards = horizons(ledger(CROSSING, noise=0.001)[::-1], LABELS).horizons[0].agreement
+    assert {(f.labels, round(f.before, 6), round(f.after, 6)) for f in backwards.flips} == {
+        (f.labels, round(f.before, 6), round(f.after, 6)) for f in quiet.flips
+    }
     assert quiet.flips[0].labels in {("L1", "L6"), ("L2", "L6")}
     loud = horizons(ledger(CROSSING, noise=0.5), LABELS).horizons[0].agreement
     assert loud.flips == ()
