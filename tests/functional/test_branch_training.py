@@ -1,6 +1,5 @@
 """A branch is the shorter training that it stands for, and its trunk never knows that it was away."""
 
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from trial_jobs import job, write_chain
 
-from runners import branches, trial
+from runners import branches, clock, training, trial
 from runners.checkpoint import Checkpoints
 from runners.training import Training
 from runners.trial import run_job
@@ -85,41 +84,42 @@ def test_bits_per_byte_of_a_branch_are_those_of_its_loss(tmp_path):
     assert branch.val_bpb / branch.val_loss == pytest.approx(found.val_bpb / found.val_loss)
 
 
-def test_branches_have_a_clock_of_their_own_and_no_part_in_the_speed(chain, monkeypatch):
-    """Steps of the branch are slow here: the trial's windows and its train seconds don't know."""
-    real = Training.step
+@pytest.fixture
+def steps_take(monkeypatch):
+    """Makes steps take as long as told, by their number and whether they're a branch's; nothing else takes any time."""
 
-    def slow_away(self):
-        away = self.schedule.steps < STEPS
-        time.sleep(0.2 if away else 0.005)
-        real(self)
+    def settle(seconds):
+        now, real = [0.0], Training.step
 
-    monkeypatch.setattr(Training, "step", slow_away)
-    began = time.perf_counter()
+        def step(self):
+            now[0] += seconds(self.step_index, self.schedule.steps < STEPS)
+            real(self)
+
+        monkeypatch.setattr(Training, "step", step)
+        for module in (clock, training):
+            monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    return settle
+
+
+def test_branches_have_a_clock_of_their_own_and_no_part_in_the_speed(chain, steps_take):
+    """Of 20 steps the last 4 are the branch's own, of 30 the last 6."""
+    steps_take(lambda step, away: 0.2 if away else 0.005)
     found = outcome_of(replace(job(chain, steps=STEPS, eval_tokens=1024), branch_at=(0.5, 0.75)))
-    took = time.perf_counter() - began
-    own = [round(0.2 * steps) for steps in (20, 30)]
-    assert 0.2 * sum(own) <= found.seconds["branches"] <= took
-    assert found.seconds["train"] < 1.5
-    assert 0.98 * took <= sum(found.seconds.values()) <= took + 0.003
-    assert len(found.speed.windows) == 10
-    assert found.speed.low > 512 / 0.1
+    assert found.seconds["branches"] == pytest.approx(0.2 * (4 + 6))
+    assert found.seconds["train"] == pytest.approx(0.005 * STEPS)
+    assert sum(found.seconds.values()) == pytest.approx(2.2)
+    assert found.speed.windows == pytest.approx([512 / 0.005] * 10)
     first, second = found.branches
-    assert 0.2 * own[0] + 16 * 0.005 < first.train_seconds < 0.2 * own[0] + found.seconds["train"]
-    assert second.train_seconds - first.train_seconds > 0.2 * (own[1] - own[0])
+    assert first.train_seconds == pytest.approx(16 * 0.005 + 4 * 0.2)
+    assert second.train_seconds == pytest.approx(24 * 0.005 + 6 * 0.2)
 
 
-def test_before_compiling_can_be_told_apart_a_branch_takes_its_own_pace(chain, monkeypatch):
-    real = Training.step
-
-    def slow_at_first(self):
-        time.sleep(0.0 if self.step_index else 1.0)
-        real(self)
-
-    monkeypatch.setattr(Training, "step", slow_at_first)
-    found = outcome_of(replace(job(chain, steps=STEPS, eval_tokens=1024), branch_at=(0.1, 0.25)))
-    assert all(branch.train_seconds < 0.5 for branch in found.branches)
-    assert found.seconds["compile"] > 0.5
+def test_before_compiling_can_be_told_apart_a_branch_takes_its_own_pace(chain, steps_take):
+    steps_take(lambda step, away: 0.01 if step else 1.0)
+    found = outcome_of(replace(job(chain, steps=STEPS, eval_tokens=1024), branch_at=(0.1, 0.25, 0.5)))
+    assert [branch.train_seconds for branch in found.branches] == pytest.approx([0.04, 0.1, 0.2])
+    assert found.seconds["compile"] == pytest.approx(0.99)
 
 
 def test_a_branch_that_diverges_has_no_loss_and_leaves_its_trunk_alone(chain, monkeypatch):
