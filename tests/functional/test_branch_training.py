@@ -51,12 +51,13 @@ def shorter(run, fraction):
 
 RECIPES = {
     "adamw": {},
-    "muon, accumulated": {"batch_size": 2, "optimizer": {"name": "muon", "momentum": 0.95}},
+    "muon, accumulated, long warm-up and cooldown": {
+        "batch_size": 2, "optimizer": {"name": "muon", "momentum": 0.95, "warmup": 0.1, "cooldown": 0.5},
+    },
     "completep, compiled, bf16": {
         "compile": True, "precision": "bf16", "optimizer": {"base": Base(n_layers=2, d_model=16, ffn_hidden=32)},
     },
     "fp8": {"precision": "fp8", "fp8_backend": "torchao", "fp8_filter": "none"},
-    "long warm-up and cooldown": {"optimizer": {"warmup": 0.1, "cooldown": 0.5}},
 }  # fmt: skip
 
 
@@ -218,13 +219,13 @@ def test_steps_of_minutes_are_those_that_branches_go_by(chain):
 
 
 def test_the_copy_of_the_state_is_no_part_of_the_memory_that_a_trial_took(chain):
-    """A model of 60 MB whose state takes twice that beside it: the copy of all three would show."""
-    wide = {"d_model": 1024, "ffn_hidden": 4096, "head_dim": 64}
+    """A model of 28 MB whose state takes twice that beside it: the copy of all three would show."""
+    wide = {"d_model": 768, "ffn_hidden": 2304, "head_dim": 64}
     run = job(chain, steps=3, seq_len=16, tokens_per_step=16, batch_size=1, eval_tokens=64, shape=wide)
     copied = 3 * 4 * run.config.shape.params.total
     without, found = ([*run_job(one)][-1] for one in (run, replace(run, branch_at=(0.7,))))
     assert len(found.branches) == 1
-    assert found.peak_memory_bytes < without.peak_memory_bytes + 0.2 * copied
+    assert found.peak_memory_bytes < without.peak_memory_bytes + 0.3 * copied
 
 
 def test_a_branch_leaves_the_stable_part_and_ends_cold():
