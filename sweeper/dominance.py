@@ -89,7 +89,7 @@ def _comparison(point: Point, other: Point, metric: str, fits: Mapping[str, Addi
     """
     if metric not in fits:
         return _compared_exactly(point, other, metric)
-    own, others = (p.config_id if metric == "val_loss" else p.probe_id for p in (point, other))
+    own, others = (p.treatment(metric) for p in (point, other))
     if own == others:
         return "same"
     difference = fits[metric].difference(own, others)

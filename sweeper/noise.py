@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,8 @@ class AdditiveFit:
         return {treatment: i for i, treatment in enumerate(self.treatments)}
 
     @cached_property
-    def _quantile(self) -> float:
+    def quantile(self) -> float:
+        """Half of a 95% interval ÷ its standard error, for one comparison."""
         return t_quantile(0.5 + CONFIDENCE / 2, self.degrees_of_freedom)
 
     def mean(self, treatment: str) -> Difference:
@@ -84,11 +85,34 @@ class AdditiveFit:
         cofactor = self.cofactors[i, i] + self.cofactors[j, j] - 2 * self.cofactors[i, j]
         return self._interval(float(self.means[i] - self.means[j]), float(cofactor))
 
+    def simultaneous_difference(self, a: str, b: str) -> Difference:
+        """`difference` with an interval that holds for all pairs at once: for pairs that are picked after looking.
+
+        Tukey–Kramer: q(0.95; treatments, degrees of freedom) ÷ √2 in the place of t(0.975).
+        """
+        one = self.difference(a, b)
+        if one.standard_error is None:
+            return one
+        half = studentized_range_quantile(CONFIDENCE, len(self.treatments), self.degrees_of_freedom) / np.sqrt(2)
+        half *= one.standard_error
+        return Difference(
+            value=one.value, standard_error=one.standard_error, low=one.value - half, high=one.value + half
+        )
+
+    def all_differences(self, treatments: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """[n, n] each: the mean of one less that of another, and its standard error. There is an estimate of noise."""
+        assert self.variance is not None
+        at = [self._index[treatment] for treatment in treatments]
+        means, cofactors = self.means[at], self.cofactors[np.ix_(at, at)]
+        own = np.diagonal(cofactors)
+        between = np.clip(own[:, None] + own - 2 * cofactors, 0.0, None)
+        return means[:, None] - means, np.sqrt(self.variance * between)
+
     def _interval(self, value: float, cofactor: float) -> Difference:
         if self.variance is None:
             return Difference(value=value, standard_error=None, low=None, high=None)
         error = float(np.sqrt(self.variance * max(cofactor, 0.0)))
-        half = self._quantile * error
+        half = self.quantile * error
         return Difference(value=value, standard_error=error, low=value - half, high=value + half)
 
     @property
@@ -108,14 +132,14 @@ class AdditiveFit:
     def smallest_resolved(self) -> float | None:
         """A difference smaller than this is a tie: t(0.975) × the typical standard error."""
         error = self.typical_standard_error()
-        return None if error is None else self._quantile * error
+        return None if error is None else self.quantile * error
 
     def minimum_detectable(self) -> float | None:
         """The true difference that is resolved with probability 0.8: (t(0.975) + t(0.8)) × standard error."""
         error = self.typical_standard_error()
         if error is None:
             return None
-        return (self._quantile + t_quantile(POWER, self.degrees_of_freedom)) * error
+        return (self.quantile + t_quantile(POWER, self.degrees_of_freedom)) * error
 
 
 def fit(observations: Sequence[Observation]) -> AdditiveFit:
@@ -150,6 +174,28 @@ def t_quantile(probability: float, degrees_of_freedom: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees_of_freedom, probability))
+
+
+@cache
+def studentized_range_quantile(probability: float, groups: int, degrees_of_freedom: float) -> float:
+    """The quantile of the range of `groups` standard normal values ÷ an independent √(χ²(ν) ÷ ν), to 5 digits.
+
+    scipy.stats.studentized_range has the same, but takes two seconds to load and 0.2 s each. The probability of a range
+    below w is k ∫ φ(z) (Φ(z) − Φ(z − w))ᵏ⁻¹ dz (Hartley, Biometrika 32, 1942); over the divisor, by Gauss–Legendre.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import chdtri, ndtr
+
+    z = np.linspace(-8, 8, 161)
+    density, below = np.exp(-z * z / 2) * (0.1 / np.sqrt(2 * np.pi)), ndtr(z)
+    nodes, weights = np.polynomial.legendre.leggauss(96)
+    divisors = np.sqrt(chdtri(degrees_of_freedom, (1 - nodes) / 2) / degrees_of_freedom)
+
+    def excess(q: float) -> float:
+        inside = below - ndtr(z - q * divisors[:, None])
+        return float(groups * (weights / 2) @ (inside ** (groups - 1) @ density)) - probability
+
+    return float(brentq(excess, 1e-6, 1e4, xtol=1e-9))
 
 
 def _rank(matrix: NDArray[np.float64]) -> int:

@@ -68,3 +68,7 @@ class Point:
     tied_with: tuple[str, ...]
     tied_in: tuple[str, ...]
     p_frontier: float | None = None
+
+    def treatment(self, metric: str) -> str:
+        """Whose the measurements of `metric` are: points of one config share its losses, of one probe its speeds."""
+        return self.config_id if metric == "val_loss" else self.probe_id

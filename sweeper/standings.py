@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sweeper.frontier import PlannedPoint, device_frontiers
+from sweeper.judged import judged_devices
 from sweeper.lines import event_record
+from sweeper.observations import PlannedPoint
 from sweeper.points import Point
 from sweeper.records import Final, Speed
 from sweeper.search.further_seeds import Standing
@@ -20,7 +21,7 @@ def standings(
     nuisance: Sequence[str] = (),
 ) -> list[Standing]:
     """Of each measured point, on each kind of device that measured it; of `nuisance` axes at the best value alone."""
-    found = device_frontiers(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
+    found = judged_devices(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
     return [
         Standing(config_id=point.config_id, p_frontier=point.p_frontier, beaten_by=beaten_by)
         for one in found

@@ -10,6 +10,7 @@ from sweeper.labels import duration, gibibytes, labels, listed, short
 from sweeper.points import MARGINS
 
 if TYPE_CHECKING:
+    from sweeper.differences import LossDifference
     from sweeper.drift import Drift
     from sweeper.frontier import DeviceFrontier, Frontier
     from sweeper.points import Point, Standing
@@ -65,7 +66,10 @@ def standing_cell(standing: Standing, tied_in: Sequence[str]) -> str:
 
 
 def answer(found: Frontier) -> tuple[str, str]:
-    """Two sentences: which points are on the frontier or tied with it, and which losses are the same."""
+    """Two sentences: which points are on the frontier or tied with it, and whether one has the lowest loss for sure.
+
+    A best is only named as one where it is shown to be better than all others at once.
+    """
     if not any(one.points for one in found.frontiers):
         return _nothing(found)
     one = main_device(found)
@@ -97,11 +101,12 @@ def _first(one: DeviceFrontier) -> str:
         return f"{of} one is on the frontier: {_described(kept[0])}."
     n_tied = sum(p.standing == "tied" for p in kept)
     tied = " or tied with it" if n_tied else ""
-    best = min(kept, key=lambda p: p.objectives["val_loss"].mean)
-    if best is kept[0]:
-        ends = f"{_described(best)} is the fastest and the best in loss"
+    lowest = min(kept, key=lambda p: p.objectives["val_loss"].mean)
+    means = "" if all(best.surely for best in one.best.values()) else ", by the means"
+    if lowest is kept[0]:
+        ends = f"{_described(lowest)} is the fastest and the best in loss{means}"
     else:
-        ends = f"from {_described(kept[0])} to {_described(best)}"
+        ends = f"from {_described(kept[0])} to {_described(lowest)}{means}"
     return f"{of} {len(kept)} are on the quality/speed frontier{tied}: {ends}."
 
 
@@ -118,19 +123,17 @@ def _second(one: DeviceFrontier) -> str:
     noise = one.noise["val_loss"]
     n_configs = len({p.config_id for p in one.points})
     seeds = seeds_text([len(point.samples) for point in one.points])
+    if n_configs == 1:
+        return "A single config has nothing to be compared with."
     if noise.smallest_resolved is None:
-        if n_configs == 1:
-            return "A single config has nothing to be compared with."
         return f"With {seeds} no difference can be told from noise: the order may be chance."
-    groups = tie_groups(one)
-    threshold = f"{noise.smallest_resolved:.3f} nats"
-    if not groups:
-        return f"All differences in loss are resolved: at {seeds} noise explains no more than {threshold}."
-    largest = max(groups, key=len)
-    return (
-        f"{listed(largest, most=8)} can't be told apart in loss: "
-        f"differences below {threshold} are within noise at {seeds}."
-    )
+    best, label = one.best["val_loss"], {p.point_id: p.label for p in one.points}
+    pair = f"of any two, differences below {noise.smallest_resolved:.3f} nats are within noise at {seeds}"
+    if best.surely:
+        return f"{best.label} has the lowest loss, shown against all others at once; {pair}."
+    others = list(dict.fromkeys(label[point_id] for point_id in best.tied_with))
+    names = listed([best.label, *others], most=8)
+    return f"Which has the lowest loss is open: judged all at once, {names} can't be told apart in loss; {pair}."
 
 
 def seeds_text(each: Sequence[int]) -> str:
@@ -167,23 +170,19 @@ def noise_sentences(one: DeviceFrontier) -> list[str]:
     noise, sentences = one.noise["val_loss"], []
     gap = one.gap
     if gap is not None and gap.standard_error:
-        sentences.append(
-            f"Best to worst: {gap.labels[0]} is {gap.difference:.3f} ± {gap.standard_error:.3f} nats below "
-            f"{gap.labels[1]} (± standard error, paired by seed; "
-            f"{gap.difference / gap.standard_error:.1f} times it)."
-        )
+        sentences.append(_gap_sentence(gap))
     if groups := tie_groups(one):
         said = [listed(group, most=8) for group in groups[:MOST_TIES]]
         more = len(groups) - len(said)
         said += [f"and {more} more such {'groups' if more > 1 else 'group'} with higher losses"] if more else []
-        sentences.append("Tied in loss: " + "; ".join(said) + ".")
+        sentences.append("Tied in loss, two by two: " + "; ".join(said) + ".")
     sentences.extend(_tied_with_frontier(one))
     if noise.residual_sd is not None:
         sentences.append(
             f"Noise: a trial's loss scatters by {noise.residual_sd:.3f} nats (sd, "
             f"{noise.degrees_of_freedom} degrees of freedom). A difference below "
-            f"{noise.smallest_resolved or 0:.3f} is a tie; a true one of "
-            f"{noise.minimum_detectable or 0:.3f} would be found 8 times in 10."
+            f"{noise.smallest_resolved or 0:.3f} between two that are compared for their own sake is a tie; "
+            f"a true one of {noise.minimum_detectable or 0:.3f} would be found 8 times in 10."
         )
     speed = one.noise["tokens_per_s"]
     if speed.smallest_resolved is not None:
@@ -196,6 +195,17 @@ def noise_sentences(one: DeviceFrontier) -> list[str]:
     sentences += tuned_sentences(one)
     sentences.append(one.held_equal)
     return sentences
+
+
+def _gap_sentence(gap: LossDifference) -> str:
+    said = (
+        f"Best to worst: {gap.labels[0]} is {gap.difference:.3f} ± {gap.standard_error or 0:.3f} nats below "
+        f"{gap.labels[1]} (± standard error, paired by seed)"
+    )
+    interval = f"95% interval {gap.low or 0:.3f} to {gap.high or 0:.3f} for all pairs at once, as these two are picked"
+    if (gap.low or 0) > 0:
+        return f"{said}; {interval}."
+    return f"{said}, which noise alone can make of equal configs ({interval})."
 
 
 def drift_sentence(drift: Drift) -> str:
