@@ -19,11 +19,16 @@ Comparison = Literal["same", "worse", "negligible", "open", "unknown"]
 def nondominated(values: NDArray[np.float64], maximise: Sequence[bool]) -> NDArray[np.bool_]:
     """Which rows of `values` [points, objectives] no other row beats: as good in all and better in one.
 
-    Rows that are equal in all objectives stand or fall together.
+    Rows that are equal in all objectives stand or fall together. Infinities compare as numbers; a row with a NaN
+    is on no frontier and beats nothing.
     """
     import moocore
 
-    kept: NDArray[np.bool_] = moocore.is_nondominated(values, maximise=list(maximise), keep_weakly=True)
+    kept = np.asarray(~np.isnan(values).any(axis=1))
+    if kept.any():
+        # Ranks, as moocore 0.3.2 ends the process where three objectives hold infinities.
+        ranks = np.stack([np.unique(column, return_inverse=True)[1] for column in values[kept].T], axis=1)
+        kept[kept] = moocore.is_nondominated(ranks.astype(float), maximise=list(maximise), keep_weakly=True)
     return kept
 
 
@@ -113,12 +118,20 @@ def _values(points: Sequence[Point], objectives: Mapping[str, str]) -> NDArray[n
 
 def hypervolume(points: Sequence[Point], objectives: Mapping[str, str]) -> tuple[float, dict[str, float]]:
     """The hypervolume in the objectives' own units, and its reference: the worst value of each."""
-    import moocore
-
     if not points:
         return 0.0, {}
     values = _values(points, objectives)
     maximise = [direction == "max" for direction in objectives.values()]
     worst = np.where(maximise, values.min(axis=0), values.max(axis=0))
-    volume = moocore.hypervolume(values, ref=worst, maximise=maximise)
-    return float(volume), dict(zip(objectives, worst.tolist(), strict=True))
+    return volume_of(values, worst, maximise), dict(zip(objectives, worst.tolist(), strict=True))
+
+
+def volume_of(values: NDArray[np.float64], reference: Sequence[float], maximise: Sequence[bool]) -> float:
+    """What rows of `values` [points, objectives] dominate, up to `reference`; rows with a NaN dominate nothing."""
+    import moocore
+
+    better = np.where(maximise, values > reference, values < reference)
+    inside = values[better.all(axis=1)]
+    if not np.isfinite([*inside.ravel(), *reference]).all():
+        return math.inf if len(inside) else 0.0
+    return float(moocore.hypervolume(inside, ref=list(reference), maximise=list(maximise)))

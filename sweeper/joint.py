@@ -54,10 +54,13 @@ def drawn_means(fit: AdditiveFit, source: np.random.Generator, *, draws: int = D
 
 
 def _on_frontier(drawn: Sequence[NDArray[np.float64]]) -> NDArray[np.bool_]:
-    """(draws, points): which points of each draw no other beats; every objective is the lower the better."""
+    """(draws, points): which points of each draw no other beats; every objective is the lower the better.
+
+    Infinities compare as numbers; a point with a NaN is on no frontier and beats nothing.
+    """
     if len(drawn) == 2:
         return _of_two(*drawn)
-    beaten = np.zeros(drawn[0].shape, dtype=bool)
+    beaten: NDArray[np.bool_] = np.any([np.isnan(one) for one in drawn], axis=0)
     for other in range(drawn[0].shape[1]):
         as_good = np.all([one[:, [other]] <= one for one in drawn], axis=0)
         better = np.any([one[:, [other]] < one for one in drawn], axis=0)
@@ -68,8 +71,10 @@ def _on_frontier(drawn: Sequence[NDArray[np.float64]]) -> NDArray[np.bool_]:
 def _of_two(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.bool_]:
     """By a walk from the best in the first on: on the frontier is what is better in the second than all before.
 
-    Equal in both (points that share all measurements) are on it together.
+    Equal in both (points that share all measurements) are on it together. Points with a NaN go behind all others.
     """
+    unknown = np.isnan(first) | np.isnan(second)
+    first, second = np.where(unknown, np.inf, first), np.where(unknown, np.inf, second)
     by_second = np.argsort(second, axis=1, kind="stable")
     order = np.take_along_axis(
         by_second, np.argsort(np.take_along_axis(first, by_second, axis=1), axis=1, kind="stable"), axis=1
@@ -80,8 +85,10 @@ def _of_two(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[
     is_same = np.zeros(two.shape, dtype=bool)
     is_same[:, 1:] = (one[:, 1:] == one[:, :-1]) & (two[:, 1:] == two[:, :-1])
     on = two < before
+    on[:, 0] = True  # also where all are infinitely bad
     for column in range(1, two.shape[1]):
         on[:, column] |= is_same[:, column] & on[:, column - 1]
     found = np.empty_like(on)
     np.put_along_axis(found, order, on, axis=1)
+    found[unknown] = False
     return found

@@ -1,15 +1,13 @@
-"""P(on frontier) where it is known in closed form, and the walk against brute force."""
+"""P(on frontier) where it is known in closed form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
-from sweeper.joint import _of_two, drawn_means, frontier_probabilities
+from sweeper.joint import drawn_means, frontier_probabilities
 from sweeper.noise import Observation, fit
 from sweeper.points import Estimate
 
@@ -73,20 +71,6 @@ def test_points_that_share_a_measurement_share_its_draws():
     first, beaten, same = frontier_probabilities(points, {"val_loss": losses, "tokens_per_s": speeds}, OBJECTIVES)
     assert first == same > 0.95
     assert beaten < 0.05
-
-
-SMALL = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=9)
-
-
-@settings(max_examples=500, deadline=None, database=None)
-@given(SMALL)
-def test_the_walk_finds_what_no_other_point_beats(points):
-    first, second = (np.array([[p[k] for p in points]], dtype=float) for k in (0, 1))
-    wanted = [
-        not any(a[0] <= p[0] and a[1] <= p[1] and a != p for a in points)
-        for p in points
-    ]  # fmt: skip
-    assert _of_two(first, second)[0].tolist() == wanted
 
 
 def test_an_objective_without_noise_counts_in_every_draw():
