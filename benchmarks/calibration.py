@@ -31,7 +31,7 @@ import numpy as np
 from provenance import RESULTS, provenance
 
 from model.shape import Shape
-from sweeper.dominance import nondominated
+from sweeper.dominance import nondominated, volume_of
 from sweeper.frontier import DeviceFrontier, Frontier, PlannedPoint, frontier
 from sweeper.lines import event_record
 from sweeper.records import Config, Execution, Final, Job, Optimizer, Recipe, SpeedSummary
@@ -196,7 +196,16 @@ def as_drawn(study: Study) -> dict[str, Any]:
         "on": [truly for _, truly, _ in points],
         "dominated": [not truly for _, truly, standing in points if standing == "dominated"],
         "best": best_is_right(study, one),
+        "volume": volume_is_covered(study, one),
     }
+
+
+def volume_is_covered(study: Study, one: DeviceFrontier) -> bool:
+    """Whether the true hypervolume, up to the same reference, lies in its interval."""
+    truth = np.stack([study.loss, np.exp(study.log_speed)], axis=1)
+    volume = volume_of(truth, [one.reference[name] for name in OBJECTIVES], [False, True])
+    assert one.hypervolume_interval is not None
+    return one.hypervolume_interval.low <= volume <= one.hypervolume_interval.high
 
 
 def best_is_right(study: Study, one: DeviceFrontier) -> list[bool]:
@@ -309,6 +318,7 @@ def run(studies: int, seed: int) -> dict[str, Any]:
         "brier": brier(rows),
         "reliability": reliability(rows),
         "truly_off_of_those_said_to_be_dominated": share(rows, lambda row: row["dominated"]),
+        "hypervolumes_in_their_interval": share(rows, lambda row: [row["volume"]]),
         "right_of_those_said_to_be_best_for_sure": share(rows, lambda row: row["best"]),
         "named_of_gaps_of_twice_the_minimum_detectable": share(gaps, lambda row: [row["named"]]),
         "pure_noise": {

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from sweeper.attainment import Interval, Surface, attainment, hypervolume_interval
 from sweeper.differences import Best, LossDifference, best_of_each, ties_and_gap
 from sweeper.dominance import hypervolume
 from sweeper.doubts import device_doubts, held_equal, nuisance_doubts, study_doubts, undecided_doubts
@@ -43,13 +44,14 @@ class Noise:
 class DeviceFrontier:
     """The points measured on one kind of device, fastest first, and what can be said about them.
 
-    `hypervolume` (nats × tokens/s) lies between the frontier and `reference`, the worst value of each
-    objective among the points. `best` has, by objective, the best point and whether it surely is; `ties` are pairs of
-    configs whose losses aren't told apart, per comparison; `gap` is the worst less the best mean loss. As extremes are
-    picked after looking, the intervals of `gap` and behind `best` hold for all pairs at once. `incomplete` names
-    planned points without a result. `tuned` are the shapes of several configs that differ in nuisance axes alone:
-    points are those at their best. `drift` is what the reference config says, None where it wasn't measured; what
-    points estimate of their speed is corrected for it, their samples are as measured.
+    `hypervolume` (nats × tokens/s) lies between the frontier and `reference`, the worst value of each objective among
+    the points; its 95% interval and `attainment`, what 2.5%, 50% and 97.5% of the drawn frontiers attain, are those of
+    `sweeper.attainment`, None and empty without an estimate of the noise. `best` has, by objective, the best point and
+    whether it surely is; `ties` are pairs of configs whose losses aren't told apart, per comparison; `gap` is the worst
+    less the best mean loss. As extremes are picked after looking, the intervals of `gap` and behind `best` hold for all
+    pairs at once. `incomplete` names planned points without a result. `tuned` are the shapes of several configs that
+    differ in nuisance axes alone: points are those at their best. `drift` is what the reference config says, None where
+    it wasn't measured; what points estimate of their speed is corrected for it, their samples are as measured.
     """
 
     device: str
@@ -57,6 +59,8 @@ class DeviceFrontier:
     points: tuple[Point, ...]
     noise: Mapping[str, Noise]
     hypervolume: float
+    hypervolume_interval: Interval | None
+    attainment: tuple[Surface, ...]
     reference: Mapping[str, float]
     best: Mapping[str, Best]
     ties: tuple[LossDifference, ...]
@@ -140,7 +144,10 @@ def frontier(
 def _device_frontier(
     judged: Judged, planned: Sequence[PlannedPoint], objectives: Mapping[str, str], nuisance: Sequence[str]
 ) -> DeviceFrontier:
-    m, points, fits, tuned = judged.measured, judged.points, judged.fits, judged.at_best.tuned
+    m, points, fits, tuned, draws = judged.measured, judged.points, judged.fits, judged.at_best.tuned, judged.draws
+    if draws is not None:
+        rivals = draws.dominated_by([point.point_id for point in points])
+        points = tuple([replace(point, dominated_by=by) for point, by in zip(points, rivals, strict=True)])
     configs = [point.config for point in planned]
     volume, reference = hypervolume(points, objectives)
     ties, gap = ties_and_gap(points, fits["val_loss"])
@@ -152,6 +159,10 @@ def _device_frontier(
         points=points,
         noise={name: _noise(one) for name, one in fits.items()},
         hypervolume=volume,
+        hypervolume_interval=None
+        if draws is None
+        else hypervolume_interval(draws, objectives, volume=volume, reference=reference),
+        attainment=() if draws is None else attainment(draws, objectives),
         reference=reference,
         best=best_of_each(points, fits, objectives),
         ties=ties,

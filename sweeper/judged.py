@@ -11,7 +11,7 @@ import numpy as np
 
 from sweeper.dominance import judge
 from sweeper.drift import ReferenceLog, reference_log
-from sweeper.joint import frontier_probabilities
+from sweeper.joint import Draws, joint_draws
 from sweeper.labels import labels
 from sweeper.noise import AdditiveFit, Observation, fit
 from sweeper.nuisance import AtBest, at_best
@@ -28,7 +28,8 @@ class Judged:
 
     `here` are the planned points as they were resolved on it, with their labels, `names` those of all planned configs
     by id; configs that another value of the nuisance axes is better than are in `names` alone. `fits` has one fit per
-    metric, of log tokens/s for speed, and `all_losses` that of all configs' losses.
+    metric, of log tokens/s for speed, and `all_losses` that of all configs' losses. `draws` are of the points, None
+    without an estimate of the noise.
     """
 
     measured: Measured
@@ -39,6 +40,7 @@ class Judged:
     fits: Mapping[str, AdditiveFit]
     log: ReferenceLog
     points: tuple[Point, ...]
+    draws: Draws | None
 
 
 def judged_devices(
@@ -79,13 +81,23 @@ def _judged(
         "val_loss": fit(best.losses) if best.tuned else means,
         "tokens_per_s": fit(_speed_observations(m, [point.probe_id for point in here], log)),
     }
-    points = _judged_points(m, here, fits, objectives)
-    return Judged(measured=m, here=here, names=names, at_best=best, all_losses=means, fits=fits, log=log, points=points)
+    points, draws = _judged_points(m, here, fits, objectives)
+    return Judged(
+        measured=m,
+        here=here,
+        names=names,
+        at_best=best,
+        all_losses=means,
+        fits=fits,
+        log=log,
+        points=points,
+        draws=draws,
+    )
 
 
 def _judged_points(
     m: Measured, here: Mapping[PlannedPoint, str], fits: Mapping[str, AdditiveFit], objectives: Mapping[str, str]
-) -> tuple[Point, ...]:
+) -> tuple[tuple[Point, ...], Draws | None]:
     several = Counter(point.config.config_id for point in here)
     points = [
         _point(p, label, m, fits, objectives, shared=several[p.config.config_id] > 1)
@@ -96,8 +108,10 @@ def _judged_points(
     ]
     points.sort(key=lambda point: -point.objectives["tokens_per_s"].mean)
     judged = judge(points, fits, objectives)
-    chances = frontier_probabilities(judged, fits, objectives)
-    return tuple([replace(point, p_frontier=p) for point, p in zip(judged, chances, strict=True)])
+    draws = joint_draws(judged, fits, objectives)
+    if draws is None:
+        return judged, None
+    return tuple([replace(point, p_frontier=p) for point, p in zip(judged, draws.p_frontier, strict=True)]), draws
 
 
 def _loss_observations(m: Measured) -> list[Observation]:

@@ -5,8 +5,8 @@ for all treatments. For loss a treatment is a config and a block a seed (initial
 depend on the seed alone, so that configs are compared in pairs); for log tokens/s the blocks soak up the
 drift of a machine from one round of trials to the next. With X = [treatment dummies | block dummies],
 β = X⁺y and s² = ‖y − Xβ‖² ÷ (n − rank X), a contrast c has variance s² · cᵀ(XᵀX)⁺c whether or not a
-trial is missing (Searle, Linear Models, 1971, chapter 5). In balanced data this is the paired comparison:
-a difference of two means over n seeds has standard error s · √(2/n).
+trial is missing (Searle, Linear Models, 1971, chapter 5; chapter 7 has the way by the blocks alone). In balanced data
+this is the paired comparison: a difference of two means over n seeds has standard error s · √(2/n).
 """
 
 from __future__ import annotations
@@ -52,18 +52,25 @@ class Difference:
 class AdditiveFit:
     """A fit of y ~ treatment + block.
 
-    `means` holds each treatment's mean adjusted to all blocks (the plain mean where nothing is missing);
-    `cofactors` [treatments, treatments] times the residual variance is their covariance, given these very
-    blocks; `variance` is None where no degree of freedom is left. `paired` is False where the blocks that
-    treatments share don't connect them all: then blocks count as noise.
+    `means` holds each treatment's mean adjusted to all blocks (the plain mean where nothing is missing). Its error,
+    given these very blocks and in units of the noise, is `own` [treatments] × a standard normal value of its own +
+    `loadings` [treatments, blocks − 1] × standard normal values that all treatments share. `variance` is None where
+    no degree of freedom is left. `paired` is False where the blocks that treatments share don't connect them all:
+    then blocks count as noise.
     """
 
     treatments: tuple[str, ...]
     means: NDArray[np.float64] = field(repr=False)
-    cofactors: NDArray[np.float64] = field(repr=False)
+    own: NDArray[np.float64] = field(repr=False)
+    loadings: NDArray[np.float64] = field(repr=False)
     variance: float | None
     degrees_of_freedom: int
     paired: bool
+
+    @cached_property
+    def cofactors(self) -> NDArray[np.float64]:
+        """[treatments, treatments]: times the residual variance, the covariance of the means."""
+        return np.diag(self.own**2) + self.loadings @ self.loadings.T
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -143,27 +150,43 @@ class AdditiveFit:
 
 
 def fit(observations: Sequence[Observation]) -> AdditiveFit:
-    """Fit y ~ treatment + block by least squares; a cell may be empty or hold several observations."""
+    """Fit y ~ treatment + block by least squares; a cell may be empty or hold several observations.
+
+    With D the treatments' counts, N those of cells and B the blocks', the blocks' effects β solve
+    (B − NᵀD⁻¹N) β = y_blocks − NᵀD⁻¹ y_treatments: a system no larger than there are blocks.
+    """
     treatments = tuple(dict.fromkeys(o.treatment for o in observations))
     blocks = tuple(dict.fromkeys(o.block for o in observations))
     y = np.array([o.value for o in observations], dtype=np.float64)
-    of_treatment = _dummies([o.treatment for o in observations], treatments)
-    design = np.hstack([of_treatment, _dummies([o.block for o in observations], blocks)])
-    paired = not treatments or _rank(design) == len(treatments) + len(blocks) - 1
-    n_blocks = len(blocks) if paired else 0
+    of_treatment, of_block = _places([o.treatment for o in observations]), _places([o.block for o in observations])
+    cells = np.zeros((len(treatments), len(blocks)))
+    np.add.at(cells, (of_treatment, of_block), 1.0)
+    counts = cells.sum(axis=1)
+    paired = not treatments or _joined(cells)
     if not paired:
-        design = of_treatment
-    # Row i of `to_means` takes treatment i's coefficient and the average of all blocks' coefficients.
-    to_means = np.hstack([np.eye(len(treatments)), np.full((len(treatments), n_blocks), 1 / max(n_blocks, 1))])
-    coefficients = np.linalg.pinv(design) @ y
-    df = len(y) - _rank(design)
-    residual = y - design @ coefficients
+        cells = cells[:, :0]
+    # A treatment's share of each block, less an even one: what takes the blocks' effects into its adjusted mean.
+    uneven = 1 / max(cells.shape[1], 1) - cells / counts[:, None]
+    plain = np.bincount(of_treatment, weights=y, minlength=len(treatments)) / counts
+    effects, loadings = np.zeros(cells.shape[1]), np.zeros((len(treatments), 0))
+    if cells.shape[1] > 1:
+        of_blocks = np.bincount(of_block, weights=y, minlength=len(blocks)) - cells.T @ plain
+        values, vectors = np.linalg.eigh(np.diag(cells.sum(axis=0)) - cells.T @ (cells / counts[:, None]))
+        # The first value is 0: all blocks' effects up by one and all treatments' down by one is the same model.
+        roots = vectors[:, 1:] / np.sqrt(values[1:])
+        effects, loadings = roots @ (roots.T @ of_blocks), uneven @ roots
+    means = plain + uneven @ effects
+    fitted = means[of_treatment]
+    if len(effects):
+        fitted = fitted + (effects - effects.mean())[of_block]
+    df = len(y) - len(treatments) - max(cells.shape[1] - 1, 0)
     return AdditiveFit(
         treatments=treatments,
         # Rounded past all meaning, so that equal data make equal means whatever the solver's last bits.
-        means=np.round(to_means @ coefficients, 12),
-        cofactors=to_means @ np.linalg.pinv(design.T @ design) @ to_means.T,
-        variance=float(residual @ residual) / df if df > 0 else None,
+        means=np.round(means, 12),
+        own=1 / np.sqrt(counts),
+        loadings=loadings,
+        variance=float((y - fitted) @ (y - fitted)) / df if df > 0 else None,
         degrees_of_freedom=df,
         paired=paired,
     )
@@ -198,9 +221,17 @@ def studentized_range_quantile(probability: float, groups: int, degrees_of_freed
     return float(brentq(excess, 1e-6, 1e4, xtol=1e-9))
 
 
-def _rank(matrix: NDArray[np.float64]) -> int:
-    return int(np.linalg.matrix_rank(matrix)) if matrix.size else 0
+def _places(values: Sequence[str]) -> NDArray[np.intp]:
+    """Of each value the number of its first occurrence among distinct ones."""
+    places = {value: place for place, value in enumerate(dict.fromkeys(values))}
+    return np.array([places[value] for value in values], dtype=np.intp)
 
 
-def _dummies(values: Sequence[str], levels: Sequence[str]) -> NDArray[np.float64]:
-    return np.array([[float(value == level) for level in levels] for value in values]).reshape(len(values), len(levels))
+def _joined(cells: NDArray[np.float64]) -> bool:
+    """Whether shared blocks connect all treatments, from one to the next. `cells` counts [treatments, blocks]."""
+    reached = cells[0] > 0
+    while True:
+        further = (cells[(cells[:, reached] > 0).any(axis=1)] > 0).any(axis=0)
+        if (further == reached).all():
+            return bool(further.all())
+        reached = further

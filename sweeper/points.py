@@ -37,6 +37,14 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rival:
+    """A point that dominates another with this chance: as good in all objectives and better in one."""
+
+    point_id: str
+    chance: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """A config, or a config at a micro-batch where several are planned (`point_id` is then config_id@batch).
 
@@ -47,7 +55,8 @@ class Point:
     `sweeper.dominance` tells them apart, or "unresolved" where there's no noise estimate to judge by.
     `tied_with` holds point ids; `tied_in` names the objectives in which a tied point isn't shown to be beaten.
     `p_frontier`: how likely no other point is as good in all objectives and better in one (`sweeper.joint`), None
-    without a noise estimate.
+    without a noise estimate. `dominated_by` has up to three points that dominate it with a chance of 5% or more, the
+    likeliest first.
     """
 
     point_id: str
@@ -68,6 +77,7 @@ class Point:
     tied_with: tuple[str, ...]
     tied_in: tuple[str, ...]
     p_frontier: float | None = None
+    dominated_by: tuple[Rival, ...] = ()
 
     def treatment(self, metric: str) -> str:
         """Whose the measurements of `metric` are: points of one config share its losses, of one probe its speeds."""

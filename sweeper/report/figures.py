@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WIDTH_INCHES, TITLE_INCHES, PANEL_INCHES, DPI = 4.8, 0.6, 3.6, 200
 MOST_LABELS = 12
 """Of more points than these, only those on the frontier or tied with it are named."""
-INK, FAINT = "#222222", "#666666"
+INK, FAINT, BAND = "#222222", "#666666", "#009E73"
 _LOOKS = {
     "frontier": ("#0072B2", "o", True),
     "tied": ("#E69F00", "D", True),
@@ -129,6 +129,7 @@ def _panel(axes: Axes, one: Mapping[str, Any], number: int) -> None:
     for i, point in enumerate(points):
         _point(axes, point, f"point-{number}-{i}")
     _limits(axes, points)
+    _band(axes, one["attainment"])
     steps = _attained(axes, [p for p in points if p["on_frontier"]])
     _furniture(axes, one)
     named = sorted(points, key=lambda p: list(STANDINGS).index(p["standing"]))
@@ -228,6 +229,22 @@ def _attained(axes: Axes, best: Sequence[Mapping[str, Any]]) -> list[Segment]:
     return [*flat, *steep]
 
 
+def _band(axes: Axes, surfaces: Sequence[Mapping[str, Any]]) -> None:
+    """Shade what lies between the surfaces that 2.5% and 97.5% of the drawn frontiers attain."""
+    if not surfaces:
+        return
+    outer, inner = (surfaces[end]["vertices"] for end in (0, -1))
+    (left, right), (_, top) = axes.get_xlim(), axes.get_ylim()
+    speeds = sorted({left, right, *(min(max(speed, left), right) for _, speed in (*outer, *inner))})
+    low, high = ([min(_lowest_loss(vertices, speed), top) for speed in speeds] for vertices in (outer, inner))
+    axes.fill_between(speeds, low, high, step="pre", color=BAND, alpha=0.10, linewidth=0, zorder=1.2)
+
+
+def _lowest_loss(vertices: Sequence[Sequence[float]], speed: float) -> float:
+    """What a surface of corners (val_loss, tokens_per_s) attains at a speed: infinite beyond its fastest."""
+    return min((loss for loss, other in vertices if other >= speed), default=float("inf"))
+
+
 def _furniture(axes: Axes, one: Mapping[str, Any]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -251,10 +268,10 @@ def _furniture(axes: Axes, one: Mapping[str, Any]) -> None:
         color=FAINT,
         parse_math=False,
     )
-    _legend(axes, {point["standing"] for point in one["points"]})
+    _legend(axes, {point["standing"] for point in one["points"]}, band=bool(one["attainment"]))
 
 
-def _legend(axes: Axes, standings: set[str]) -> None:
+def _legend(axes: Axes, standings: set[str], *, band: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -270,6 +287,8 @@ def _legend(axes: Axes, standings: set[str]) -> None:
             }
             handles.append(Line2D([], [], linestyle="none", label=STANDINGS[standing], **look))
     handles.append(Patch(color="#0072B2", alpha=0.15, linewidth=0, label="attained"))
+    if band:
+        handles.append(Patch(color=BAND, alpha=0.2, linewidth=0, label="95% of frontiers"))
     axes.legend(
         handles=handles,
         loc="lower left",

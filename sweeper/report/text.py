@@ -176,7 +176,9 @@ def noise_sentences(one: DeviceFrontier) -> list[str]:
         more = len(groups) - len(said)
         said += [f"and {more} more such {'groups' if more > 1 else 'group'} with higher losses"] if more else []
         sentences.append("Tied in loss, two by two: " + "; ".join(said) + ".")
-    sentences.extend(_tied_with_frontier(one))
+    sentences += [*_tied_with_frontier(one), *_rivals_sentence(one)]
+    if one.points:
+        sentences.append(_hypervolume_sentence(one))
     if noise.residual_sd is not None:
         sentences.append(
             f"Noise: a trial's loss scatters by {noise.residual_sd:.3f} nats (sd, "
@@ -195,6 +197,15 @@ def noise_sentences(one: DeviceFrontier) -> list[str]:
     sentences += tuned_sentences(one)
     sentences.append(one.held_equal)
     return sentences
+
+
+def _hypervolume_sentence(one: DeviceFrontier) -> str:
+    """The hypervolume, its interval, and from where it is measured."""
+    interval, names = one.hypervolume_interval, list(one.reference)
+    between = f", 95% interval {short(interval.low)} to {short(interval.high)}" if interval else ""
+    units = " nats × tokens/s" if set(names) == BOTH else ""
+    worst = ", ".join(f"{OBJECTIVES[name]} {short(one.reference[name], 4)}" for name in names)
+    return f"Hypervolume {short(one.hypervolume)}{units}{between}: from the frontier to the worst of each ({worst})."
 
 
 def _gap_sentence(gap: LossDifference) -> str:
@@ -264,6 +275,23 @@ def _tied_with_frontier(one: DeviceFrontier) -> list[str]:
         for p in one.points
         if p.standing == "tied"
     ]
+
+
+MOST_DOMINATED = 6
+"""Points whose rivals are listed."""
+
+
+def _rivals_sentence(one: DeviceFrontier) -> list[str]:
+    """By whom the points off the frontier are dominated, and how likely."""
+    label = {p.point_id: p.label for p in one.points}
+    each = [
+        f"{p.label} by {', '.join(f'{label[rival.point_id]} {rival.chance:.0%}' for rival in p.dominated_by)}"
+        for p in one.points
+        if p.dominated_by and not p.on_frontier
+    ]
+    more = len(each) - MOST_DOMINATED
+    said = each[:MOST_DOMINATED] + ([f"and {more} more points (frontier.json has them)"] if more > 0 else [])
+    return ["Chance of being dominated: " + "; ".join(said) + "."] if said else []
 
 
 def _in_what(tied_in: Sequence[str]) -> str:
