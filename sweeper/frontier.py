@@ -85,6 +85,7 @@ class Frontier:
     study: str
     profile: str
     objectives: Mapping[str, str]
+    margins: Mapping[str, float]
     planned: int
     jobs: Mapping[str, int]
     to_do: int
@@ -101,6 +102,7 @@ def frontier(
     profile: str,
     planned: Sequence[PlannedPoint],
     objectives: Mapping[str, str],
+    margins: Mapping[str, float] = MARGINS,
     nuisance: Sequence[str] = (),
     seeds: Seeds = None,
     most_seeds: int | None = None,
@@ -109,7 +111,8 @@ def frontier(
 ) -> Frontier:
     """The frontier of each kind of device that measured at least one of the `planned` points.
 
-    `records` are ledger lines; those of ids not planned are ignored. Of configs that differ in `nuisance` axes alone
+    `records` are ledger lines; those of ids not planned are ignored. A difference within its objective's of `margins`
+    doesn't matter (nats of val_loss, a fraction of tokens_per_s). Of configs that differ in `nuisance` axes alone
     only the best is a point (`sweeper.nuisance`). `seeds` is how many each config should have
     (trials of further seeds are ignored), None to go by what was asked, and `most_seeds` how many any may get, where
     that depends on outcomes; `to_propose` are the trainings of configs that the search has yet to choose; `put_last`
@@ -123,14 +126,15 @@ def frontier(
     frontiers = [
         replace(one, doubts=(*one.doubts, *undecided_doubts(one.points, most_seeds)))
         for one in (
-            _device_frontier(judged, planned, objectives, nuisance)
-            for judged in judged_devices(records, planned, objectives, seeds=seeds, nuisance=nuisance)
+            _device_frontier(judged, planned, objectives, margins, nuisance)
+            for judged in judged_devices(records, planned, objectives, margins=margins, seeds=seeds, nuisance=nuisance)
         )
     ]
     return Frontier(
         study=study,
         profile=profile,
         objectives=dict(objectives),
+        margins=dict(margins),
         planned=len(planned),
         jobs=dict(Counter(state.state for state in states)),
         to_do=sum(state.to_do for state in states) + to_propose,
@@ -142,7 +146,11 @@ def frontier(
 
 
 def _device_frontier(
-    judged: Judged, planned: Sequence[PlannedPoint], objectives: Mapping[str, str], nuisance: Sequence[str]
+    judged: Judged,
+    planned: Sequence[PlannedPoint],
+    objectives: Mapping[str, str],
+    margins: Mapping[str, float],
+    nuisance: Sequence[str],
 ) -> DeviceFrontier:
     m, points, fits, tuned, draws = judged.measured, judged.points, judged.fits, judged.at_best.tuned, judged.draws
     if draws is not None:
@@ -150,7 +158,7 @@ def _device_frontier(
         points = tuple([replace(point, dominated_by=by) for point, by in zip(points, rivals, strict=True)])
     configs = [point.config for point in planned]
     volume, reference = hypervolume(points, objectives)
-    ties, gap = ties_and_gap(points, fits["val_loss"])
+    ties, gap = ties_and_gap(points, fits["val_loss"], margins["val_loss"])
     have = {(point.config_id, point.probe_id) for point in points}
     missing = [p for p in judged.here if (p.config.config_id, p.probe_id) not in have]
     return DeviceFrontier(
@@ -164,7 +172,7 @@ def _device_frontier(
         else hypervolume_interval(draws, objectives, volume=volume, reference=reference),
         attainment=() if draws is None else attainment(draws, objectives),
         reference=reference,
-        best=best_of_each(points, fits, objectives),
+        best=best_of_each(points, fits, objectives, margins),
         ties=ties,
         gap=gap,
         incomplete=tuple([judged.here[p] for p in missing]),
@@ -197,10 +205,10 @@ def _noise(one: AdditiveFit) -> Noise:
 
 
 def frontier_json(found: Frontier) -> dict[str, Any]:
-    """`frontier.json` as plain values; an advantage below its objective's of `margins` counts as none."""
+    """`frontier.json` as plain values, with the answer's sentences."""
     from sweeper.report.text import answer
 
     plain = {"answer": list(answer(found)), **asdict(found)}
     for one in plain["frontiers"]:
         one["noise"] = {"confidence": CONFIDENCE, "power": POWER, **one["noise"]}
-    return {"schema": SCHEMA, "margins": dict(MARGINS), **plain}
+    return {"schema": SCHEMA, **plain}

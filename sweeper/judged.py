@@ -17,7 +17,7 @@ from sweeper.noise import AdditiveFit, Observation, fit
 from sweeper.nuisance import AtBest, at_best
 from sweeper.objectives import EXACT, exact
 from sweeper.observations import Measured, PlannedPoint, Record, Seeds, measured, tokens_per_s
-from sweeper.points import Estimate, Point, Sample
+from sweeper.points import MARGINS, Estimate, Point, Sample
 from sweeper.records import Config
 from sweeper.resolutions import resolved_points, shown, without_winning_probes
 
@@ -48,13 +48,14 @@ def judged_devices(
     planned: Sequence[PlannedPoint],
     objectives: Mapping[str, str],
     *,
+    margins: Mapping[str, float] = MARGINS,
     seeds: Seeds = None,
     nuisance: Sequence[str] = (),
 ) -> list[Judged]:
     """Of each kind of device that measured a planned point; arguments as `sweeper.frontier.frontier` takes them."""
     records, planned_labels = list(records), _labelled(planned)
     pooled = [m for m in measured(records, planned, seeds) if m.finals]
-    return [_judged(m, planned_labels, objectives, nuisance, reference_log(records, m.device)) for m in pooled]
+    return [_judged(m, planned_labels, objectives, margins, nuisance, reference_log(records, m.device)) for m in pooled]
 
 
 def _labelled(planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, str]:
@@ -66,6 +67,7 @@ def _judged(
     m: Measured,
     planned_labels: Mapping[PlannedPoint, str],
     objectives: Mapping[str, str],
+    margins: Mapping[str, float],
     nuisance: Sequence[str],
     log: ReferenceLog,
 ) -> Judged:
@@ -81,7 +83,7 @@ def _judged(
         "val_loss": fit(best.losses) if best.tuned else means,
         "tokens_per_s": fit(_speed_observations(m, [point.probe_id for point in here], log)),
     }
-    points, draws = _judged_points(m, here, fits, objectives)
+    points, draws = _judged_points(m, here, fits, objectives, margins)
     return Judged(
         measured=m,
         here=here,
@@ -96,7 +98,11 @@ def _judged(
 
 
 def _judged_points(
-    m: Measured, here: Mapping[PlannedPoint, str], fits: Mapping[str, AdditiveFit], objectives: Mapping[str, str]
+    m: Measured,
+    here: Mapping[PlannedPoint, str],
+    fits: Mapping[str, AdditiveFit],
+    objectives: Mapping[str, str],
+    margins: Mapping[str, float],
 ) -> tuple[tuple[Point, ...], Draws | None]:
     several = Counter(point.config.config_id for point in here)
     points = [
@@ -107,7 +113,7 @@ def _judged_points(
         and ("peak_memory_bytes" not in objectives or _peaks(m, p.probe_id))
     ]
     points.sort(key=lambda point: -point.objectives["tokens_per_s"].mean)
-    judged = judge(points, fits, objectives)
+    judged = judge(points, fits, objectives, margins)
     draws = joint_draws(judged, fits, objectives)
     if draws is None:
         return judged, None

@@ -11,6 +11,7 @@ this is the paired comparison: a difference of two means over n seeds has standa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -46,6 +47,16 @@ class Difference:
         if self.low is None or self.high is None:
             return None
         return self.low > 0 or self.high < 0
+
+    def within(self, metric: str, margin: float) -> bool:
+        """Whether the whole interval lies within ± `margin`: nats of val_loss, a fraction of a speed whose log this is.
+
+        False without a noise estimate.
+        """
+        if self.low is None or self.high is None:
+            return False
+        ends = (self.low, self.high) if metric == "val_loss" else (math.expm1(self.low), math.expm1(self.high))
+        return max(map(abs, ends)) <= margin
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +111,7 @@ class AdditiveFit:
         one = self.difference(a, b)
         if one.standard_error is None:
             return one
-        half = studentized_range_quantile(CONFIDENCE, len(self.treatments), self.degrees_of_freedom) / np.sqrt(2)
+        half = studentized_range_quantile(CONFIDENCE, len(self.treatments), self.degrees_of_freedom) / math.sqrt(2)
         half *= one.standard_error
         return Difference(
             value=one.value, standard_error=one.standard_error, low=one.value - half, high=one.value + half

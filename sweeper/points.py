@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 Standing = Literal["frontier", "tied", "dominated", "unresolved"]
 MARGINS: Mapping[str, float] = {"val_loss": 0.0, "tokens_per_s": 0.01}
-"""An advantage of less than this is none: in nats for val_loss, as a fraction for tokens_per_s."""
+"""An advantage of less than this is none, where a study doesn't say otherwise: nats of val_loss, a fraction of
+tokens_per_s."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from sweeper.report.tables import loss_interval, percent, speed_interval
 from sweeper.report.text import (
     MEMORY_PLANNED,
     OBJECTIVES,
-    TIED_MEANS,
     answer,
     further_objectives,
     main_device,
@@ -26,6 +25,7 @@ from sweeper.report.text import (
     put_last_sentences,
     resolved_text,
     standing_cell,
+    tied_means,
     useful_sentence,
 )
 from sweeper.run_folder import RunFolder, write_atomically
@@ -117,8 +117,8 @@ def render(
         further=further_objectives,
         objective_names=OBJECTIVES,
         objective_cell=objective_cell,
-        tied_means=TIED_MEANS,
-        noise={one.device: noise_sentences(one) for one in found.frontiers},
+        tied_means=tied_means(found.margins),
+        noise={one.device: noise_sentences(one, found.margins) for one in found.frontiers},
         panels=curves.panels(_json_points(found, plain), finals),
         curve=curves,
         plan=plan_json,

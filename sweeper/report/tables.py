@@ -107,7 +107,7 @@ class _Summary:
             yield Text()
             yield frontier_table(one, width=options.max_width)
             yield Text()
-            yield sentences([*noise_sentences(one), *missing])
+            yield sentences([*noise_sentences(one, self.found.margins), *missing])
             if one.doubts:
                 yield sentences(one.doubts, bullet="! ", style="yellow")
         if self.found.frontiers and self.found.useful.fraction is not None:

@@ -33,13 +33,6 @@ OBJECTIVES = {
     "train_flops_per_token": "FLOPs/token",
 }
 """An objective as a reader sees it."""
-_MARGIN = f"{MARGINS['tokens_per_s']:.0%}"
-TIED_MEANS = (
-    "“Tied”: by the means some config is as good in both loss and speed, but none is shown to be "
-    f"(95%, per comparison); in brackets, in what it isn't. A speed advantage that is below {_MARGIN} at best "
-    "counts as none; loss has no such margin."
-)
-"""What the standing "tied" claims."""
 MEMORY_PLANNED = "predicted for the tensors alone; a trial on a CPU measures that of its whole process"
 """What the plan's memory is the memory of."""
 
@@ -56,6 +49,20 @@ def further_objectives(one: DeviceFrontier) -> list[str]:
 def objective_cell(name: str, value: float) -> str:
     """A value of one of `further_objectives`."""
     return gibibytes(value) if name == "peak_memory_bytes" else short(value)
+
+
+def tied_means(margins: Mapping[str, float]) -> str:
+    """What the standing "tied" claims."""
+    loss = f", nor one in loss below {margins['val_loss']:g} nats" if margins["val_loss"] else "; loss has no margin"
+    return (
+        "“Tied”: by the means some config is as good in both loss and speed, but none is shown to be "
+        "(95%, per comparison), or only within the stated margins; in brackets, in what it isn't. A speed advantage "
+        f"that is below {_percent(margins['tokens_per_s'])} at best counts as none{loss}."
+    )
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:g}%"
 
 
 def standing_cell(standing: Standing, tied_in: Sequence[str]) -> str:
@@ -165,7 +172,7 @@ MOST_TIES = 4
 """Groups of ties that are listed, those of the lowest losses."""
 
 
-def noise_sentences(one: DeviceFrontier) -> list[str]:
+def noise_sentences(one: DeviceFrontier, margins: Mapping[str, float] = MARGINS) -> list[str]:
     """The gap, the ties, the noise and the minimum detectable difference, one sentence or two each."""
     noise, sentences = one.noise["val_loss"], []
     gap = one.gap
@@ -176,7 +183,7 @@ def noise_sentences(one: DeviceFrontier) -> list[str]:
         more = len(groups) - len(said)
         said += [f"and {more} more such {'groups' if more > 1 else 'group'} with higher losses"] if more else []
         sentences.append("Tied in loss, two by two: " + "; ".join(said) + ".")
-    sentences += [*_tied_with_frontier(one), *_rivals_sentence(one)]
+    sentences += [*_within_margin(one, margins), *_tied_with_frontier(one), *_rivals_sentence(one)]
     if one.points:
         sentences.append(_hypervolume_sentence(one))
     if noise.residual_sd is not None:
@@ -190,13 +197,22 @@ def noise_sentences(one: DeviceFrontier) -> list[str]:
     if speed.smallest_resolved is not None:
         sentences.append(
             f"Speeds less than {speed.smallest_resolved:.1%} apart are within noise; "
-            f"being faster by less than {_MARGIN} at best counts as no advantage."
+            f"being faster by less than {_percent(margins['tokens_per_s'])} at best counts as no advantage."
         )
     if one.drift is not None:
         sentences.append(drift_sentence(one.drift))
     sentences += tuned_sentences(one)
     sentences.append(one.held_equal)
     return sentences
+
+
+def _within_margin(one: DeviceFrontier, margins: Mapping[str, float]) -> list[str]:
+    """The pairs that are tied because no more than the margin lies between them, though noise tells them apart."""
+    pairs = [" and ".join(tie.labels) for tie in one.ties if tie.within_margin and (tie.low or 0) > 0]
+    more = len(pairs) - MOST_TIES
+    listed_pairs = pairs[:MOST_TIES] + ([f"and {more} more {'pairs' if more > 1 else 'pair'}"] if more > 0 else [])
+    within = f"Tied within the stated margin of {margins['val_loss']:g} nats, though told apart: "
+    return [f"{within}{'; '.join(listed_pairs)}."] if pairs else []
 
 
 def _hypervolume_sentence(one: DeviceFrontier) -> str:
@@ -214,6 +230,8 @@ def _gap_sentence(gap: LossDifference) -> str:
         f"{gap.labels[1]} (± standard error, paired by seed)"
     )
     interval = f"95% interval {gap.low or 0:.3f} to {gap.high or 0:.3f} for all pairs at once, as these two are picked"
+    if gap.within_margin:
+        return f"{said}; {interval}: all of it within the stated margin."
     if (gap.low or 0) > 0:
         return f"{said}; {interval}."
     return f"{said}, which noise alone can make of equal configs ({interval})."

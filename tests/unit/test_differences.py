@@ -9,11 +9,11 @@ from scipy import stats
 
 from sweeper.frontier import frontier, frontier_json
 from sweeper.noise import Observation, fit
-from sweeper.report.text import answer, noise_sentences
+from sweeper.report.text import answer, noise_sentences, tied_means
 
 
-def found(records, planned):
-    return frontier(records, study="s", profile="cpu", planned=planned, objectives=OBJECTIVES)
+def found(records, planned, **changes):
+    return frontier(records, study="s", profile="cpu", planned=planned, objectives=OBJECTIVES, **changes)
 
 
 def balanced(table, speeds):
@@ -104,3 +104,39 @@ def test_the_verdict_is_in_the_json():
     best = frontier_json(found(records, planned))["frontiers"][0]["best"]
     assert best.keys() == OBJECTIVES.keys()
     assert all(one.keys() == {"point_id", "label", "surely", "tied_with"} for one in best.values())
+
+
+def close(margins):
+    """L1 is 0.03 nats better than L2 for sure, and L2 as fast within 0.5%; L3 is far worse and slower."""
+    planned = plan([config(n, 16) for n in (1, 2, 3)])
+    shift = ((0.001, -0.001), (-0.001, 0.001), (0.0, 0.0))
+    records = [
+        final(p, s, loss + shift[s][i % 2], speed * (1 + shift[s][i % 2]))
+        for i, (p, (loss, speed)) in enumerate(zip(planned, ((1.5, 1e4), (1.53, 9960.0), (1.9, 5e3)), strict=True))
+        for s in range(3)
+    ]
+    return found(records, planned, margins=margins)
+
+
+def test_what_lies_wholly_within_the_margin_is_a_tie_and_said_to_be():
+    strict, loose = (close({"val_loss": loss, "tokens_per_s": 0.02}).frontiers[0] for loss in (0.0, 0.05))
+    assert [tie.labels for tie in strict.ties] == []
+    assert {p.label: p.standing for p in strict.points} == {"L1": "frontier", "L2": "dominated", "L3": "dominated"}
+    assert strict.best["val_loss"].surely
+    (tie,) = loose.ties
+    assert (tie.labels, tie.within_margin) == (("L1", "L2"), True)
+    assert 0 < tie.low < tie.high < 0.05
+    assert {p.label: p.standing for p in loose.points} == {"L1": "frontier", "L2": "tied", "L3": "dominated"}
+    assert not loose.best["val_loss"].surely
+    margins = {"val_loss": 0.05, "tokens_per_s": 0.02}
+    said = " ".join(noise_sentences(loose, margins))
+    assert "Tied within the stated margin of 0.05 nats, though told apart: L1 and L2." in said
+    assert "faster by less than 2% at best" in said
+    assert "nor one in loss below 0.05 nats" in tied_means(margins)
+    assert frontier_json(close(margins))["margins"] == margins
+
+
+def test_an_interval_that_reaches_over_the_margin_is_no_tie():
+    one = close({"val_loss": 0.0301, "tokens_per_s": 0.0}).frontiers[0]
+    assert not one.ties
+    assert one.best["val_loss"].surely
