@@ -17,6 +17,7 @@ campaign: $(INSTALLED)     ## what takes too long for `test`: kills, clusters, t
 	$(BIN)/python -m pytest -m campaign --numprocesses 0 --capture no
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/search_quality.py
+	$(BIN)/python benchmarks/calibration_surrogate.py
 
 lint: $(INSTALLED)         ## style, types, import rules
 	$(BIN)/ruff check .
