@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -74,7 +74,7 @@ class DeviceFrontier:
     its interval is narrower than it should be. `incomplete` names planned points without a result. `tuned` are the
     shapes of several configs that differ in nuisance axes alone: points are those at their best. `drift` is what
     the reference config says, None where it wasn't measured; what points estimate of their speed is corrected for it,
-    their samples are as measured.
+    their samples are as measured. `fits` has one for each metric, of log tokens/s for speed: no part of the JSON.
     """
 
     device: str
@@ -91,6 +91,7 @@ class DeviceFrontier:
     tuned: tuple[Tuned, ...]
     drift: Drift | None
     doubts: tuple[str, ...]
+    fits: Mapping[str, AdditiveFit] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +230,7 @@ def _device_frontier(
             *nuisance_doubts(best.tuned, nuisance),
             *drift_doubts(log.drift),
         ),
+        fits=fits,
     )
 
 
@@ -361,5 +363,6 @@ def frontier_json(found: Frontier) -> dict[str, Any]:
 
     plain = {"answer": list(answer(found)), **asdict(found)}
     for one in plain["frontiers"]:
+        del one["fits"]
         one["noise"] = {"confidence": CONFIDENCE, "power": POWER, **one["noise"]}
     return {"schema": SCHEMA, "margins": dict(MARGINS), **plain}
