@@ -113,7 +113,7 @@ def _open(arguments: Any, machines: Machines | None = None) -> StudyRun:
         arguments,
         takes_folder=arguments.command in (_status, _report, _recommend),
         has_gpu=lambda: (machines or this_machine()).gpus > 0,
-        make_plan=partial(_make_plan, machines=machines),
+        make_plan=lambda loaded, records: _make_plan(loaded, records, machines),
     )
 
 

@@ -2,8 +2,7 @@
 
 A dimension comes from an axis of the study. At a nearly fixed count one of depth, width and FFN follows from the others
 (the solved axis, else the FFN): it's no dimension of its own, nor is what the other dimensions determine. The count
-itself always follows from shape fields. As a feature beside them it made intervals too narrow where little is
-measured (benchmarks/results/calibration_surrogate.json), so it's none.
+itself always follows from fields of the shape, so that it's none either.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ class Surrogate:
 
         Intervals are those of Student's t with so many, as the process takes the fitted ones for known.
         """
-        return max(self.known - self.model.X_train_.shape[1] - 2, 3)
+        features: int = self.model.X_train_.shape[1]
+        return max(self.known - features - 2, 3)
 
     def predict(self, rows: Candidates) -> tuple[Vector, Vector]:
         """Mean and standard deviation of each row's true value: nats, or log tokens/s."""
