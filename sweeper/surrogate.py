@@ -93,6 +93,9 @@ def surrogate(study: Study, points: Sequence[Point], metric: str, fit: AdditiveF
         metric=metric, known=len(at), dimensions=found.names, covered=None, explained=None, doubt="", space=found
     )
     least = max(LEAST_KNOWN, LEAST_PER_FEATURE * features.shape[1])
+    if study.nuisance:
+        doubt = "which value of a nuisance axis is best for a config that wasn't run isn't known"
+        return replace(blank, doubt=doubt)
     if not features.shape[1]:
         return replace(blank, doubt="the measured configs differ in no axis")
     if len(at) < least:

@@ -81,6 +81,9 @@ def test_noise_is_not_predicted_and_it_is_said_why(tmp_path):
     found = surrogate(study, points(measured), "val_loss", observed(measured, lambda c: 2.0, noise=0.05))
     assert not found.believed
     assert "left out" in found.doubt
+    tuned = surrogate(study.model_copy(update={"nuisance": ("optimizer.lr",)}), points(measured), "val_loss",
+                      observed(measured, smooth))  # fmt: skip
+    assert "nuisance" in tuned.doubt
     few = surrogate(study, points(measured[:4]), "val_loss", observed(measured[:4], smooth))
     assert f"4 configs are measured, {LEAST_KNOWN} are needed" in few.doubt
 
