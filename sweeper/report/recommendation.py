@@ -93,6 +93,8 @@ def _predicted(found: Recommendation) -> str:
     if found.extrapolated:
         beyond = f", {found.outside:,} of them beyond the measured ones (--extrapolate)"
         return f"{found.predicted:,} others are predicted{beyond}."
+    if not found.outside:
+        return f"the {found.predicted:,} others are predicted."
     where = f"{found.outside:,} are not, as they lie beyond the measured ones (--extrapolate predicts them)"
     return f"{found.predicted:,} others are predicted; {where}."
 
@@ -111,13 +113,8 @@ def _title(choice: Choice) -> str:
     name = _name(choice)
     if choice.choice is None:
         return f"{name}: none"
-    if _unsure(choice):
-        return f"{name}: {choice.choice.label}, a tie"
-    return f"{name}: {choice.choice.label}" + ("" if choice.choice.basis == "measured" else ", predicted")
-
-
-def _unsure(choice: Choice) -> bool:
-    return bool(choice.tied_with)
+    predicted = ", predicted" if choice.choice.basis == "predicted" else ""
+    return f"{name}: {choice.choice.label}{predicted}{', a tie' if choice.tied_with else ''}"
 
 
 def _same(a: Choice, b: Choice) -> bool:
