@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sweeper.batch_ladders import BatchLadder, batch_ladders
 from sweeper.dominance import hypervolume, judge
 from sweeper.doubts import device_doubts, held_equal, nuisance_doubts, study_doubts, undecided_doubts
 from sweeper.drift import Drift, ReferenceLog, drift_doubts, reference_log
@@ -30,6 +31,7 @@ from sweeper.observations import (
     tokens_per_s,
 )
 from sweeper.points import MARGINS, Estimate, Point, Sample
+from sweeper.precision_pairs import PrecisionPair, precision_pairs
 from sweeper.records import SCHEMA, Config
 from sweeper.resolutions import resolved_points, shown, without_winning_probes
 from sweeper.useful import Useful, useful_fraction
@@ -74,7 +76,8 @@ class DeviceFrontier:
     its interval is narrower than it should be. `incomplete` names planned points without a result. `tuned` are the
     shapes of several configs that differ in nuisance axes alone: points are those at their best. `drift` is what
     the reference config says, None where it wasn't measured; what points estimate of their speed is corrected for it,
-    their samples are as measured. `fits` has one for each metric, of log tokens/s for speed: no part of the JSON.
+    their samples are as measured. `precision_pairs` and `batch_ladders` are empty where the study has none. `fits` has
+    one for each metric, of log tokens/s for speed: no part of the JSON.
     """
 
     device: str
@@ -92,6 +95,8 @@ class DeviceFrontier:
     drift: Drift | None
     doubts: tuple[str, ...]
     fits: Mapping[str, AdditiveFit] = field(repr=False, compare=False)
+    precision_pairs: tuple[PrecisionPair, ...] = ()
+    batch_ladders: tuple[BatchLadder, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +174,17 @@ def device_frontiers(
     """The frontier of each kind of device, as `frontier` has it."""
     records, planned_labels = list(records), _labelled(planned)
     pooled = [m for m in measured(records, planned, seeds) if m.finals]
-    return [_device_frontier(m, planned_labels, objectives, nuisance, reference_log(records, m.device)) for m in pooled]
+    found = []
+    for m in pooled:
+        log, here = reference_log(records, m.device), list(resolved_points(m, planned).values())
+        found.append(
+            replace(
+                _device_frontier(m, planned_labels, objectives, nuisance, log),
+                precision_pairs=precision_pairs(m, here, log.correction),
+                batch_ladders=batch_ladders(records, m, here),
+            )
+        )
+    return found
 
 
 def _labelled(planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, str]:
