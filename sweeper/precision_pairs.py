@@ -60,9 +60,7 @@ def precision_pairs(
     return (*_declared(m, here, correction), *_probed(m, here, correction))
 
 
-def _declared(
-    m: Measured, here: Sequence[PlannedPoint], correction: Callable[[Record], float]
-) -> list[PrecisionPair]:
+def _declared(m: Measured, here: Sequence[PlannedPoint], correction: Callable[[Record], float]) -> list[PrecisionPair]:
     """Where precision is declared, trained points that differ in nothing else."""
     trained = {record["config_id"] for record in m.finals}
     points_of = Counter(point.config.config_id for point in here)
