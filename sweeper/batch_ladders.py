@@ -61,7 +61,7 @@ def batch_ladders(records: Iterable[Record], m: Measured, here: Sequence[Planned
     names = _names([points[0].config for _, points in sharing.values()])
     return tuple(
         BatchLadder(
-            label=names[points[0].config],
+            label=names[points[0].config.at_precision("bf16")],
             precision=ladder.precision,
             config_ids=tuple(dict.fromkeys(point.config.config_id for point in points)),
             rungs=_rungs(ladder, known, points),
@@ -71,7 +71,8 @@ def batch_ladders(records: Iterable[Record], m: Measured, here: Sequence[Planned
 
 
 def _names(configs: Iterable[Config]) -> dict[Config, str]:
-    each = list(dict.fromkeys(configs))
+    """Labels that leave the precision out: a ladder says its own."""
+    each = list(dict.fromkeys(config.at_precision("bf16") for config in configs))
     return dict(zip(each, labels([config.to_dict() for config in each]), strict=True))
 
 

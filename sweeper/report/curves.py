@@ -49,7 +49,7 @@ def with_curves(records: Iterable[Record]) -> list[Record]:
 
 def scale_of(finals: Sequence[Record]) -> Scale | None:
     """The scale on which all settled losses of the trials that ended well can be seen; None without any."""
-    done = [record for record in finals if record["status"] == "ok"]
+    done = [record for record in finals if _ended_well(record)]
     values = [loss for record in done for tokens, loss in record["curve"]
               if tokens >= _SETTLED * record["tokens"] and _is_loss(loss)]  # fmt: skip
     if not values:
@@ -65,6 +65,10 @@ def _is_loss(loss: float | None) -> bool:
     return loss is not None and math.isfinite(loss)
 
 
+def _ended_well(record: Record) -> bool:
+    return record["status"] == "ok" and _is_loss(record["val_loss"])
+
+
 def curve_data(finals: Sequence[Record], names: Mapping[str, str], scale: Scale) -> dict[str, Any]:
     """What the script draws: `{"curves": {config_id: {"label", "trials"}}, "grids": [[tokens]], "scale"}`.
 
@@ -76,17 +80,16 @@ def curve_data(finals: Sequence[Record], names: Mapping[str, str], scale: Scale)
     for record in sorted(finals, key=lambda record: int(record["seed"])):
         points = _thinned(record["curve"])
         tokens = tuple([int(at) for at, _ in points])
-        held_out = record["val_loss"]
-        ok = record["status"] == "ok"
+        ok = _ended_well(record)
         by_config.setdefault(record["config_id"], []).append(
             {
                 "seed": record["seed"],
                 "status": record["status"],
                 "grid": grids.setdefault(tokens, len(grids)),
                 "losses": [round(loss, 4) if _is_loss(loss) else None for _, loss in points],
-                "val_loss": held_out if ok and _is_loss(held_out) else None,
+                "val_loss": record["val_loss"] if ok else None,
                 "tokens": record["tokens"],
-                "end": f"held-out loss {held_out:.4f}" if ok else record["status"].replace("_", " "),
+                "end": f"held-out loss {record['val_loss']:.4f}" if ok else record["status"].replace("_", " "),
             }
         )
     return {
@@ -130,7 +133,7 @@ def panels(points: Sequence[Mapping[str, Any]], finals: Sequence[Record], scale:
         shown = {config_id: label for config_id, label in shown.items() if config_id in kept}
     of_config: dict[str, list[Record]] = {}
     for record in finals:
-        if record["status"] == "ok":
+        if _ended_well(record):
             of_config.setdefault(record["config_id"], []).append(record)
     return [_panel(config_id, label, of_config.get(config_id, ()), scale) for config_id, label in shown.items()]
 

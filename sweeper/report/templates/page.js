@@ -37,9 +37,15 @@
   }
   for (const table of all("table.sortable")) {
     for (const head of table.tHead.rows[0].cells) {
-      const button = element("button", { type: "button" }, ...head.childNodes);
+      const button = element("span", { role: "button", tabIndex: 0 }, ...head.childNodes); // a <button> isn't repeated in print
       head.append(button);
-      button.addEventListener("click", () => sortBy(table, head, head.getAttribute("aria-sort") !== "ascending"));
+      const sort = () => sortBy(table, head, head.getAttribute("aria-sort") !== "ascending");
+      button.addEventListener("click", sort);
+      button.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        sort();
+      });
     }
   }
 
@@ -70,7 +76,7 @@
     const { title, rows } = data.points[point.dataset.point];
     const list = element("dl");
     for (const [name, value] of rows) list.append(element("dt", {}, name), element("dd", {}, value));
-    card.replaceChildren(element("strong", {}, title), list, element("p", {}, "Click, or press Enter: its curves and trials"));
+    card.replaceChildren(element("strong", {}, title), list, element("p", {}, "Click, touch again or press Enter: its curves and trials"));
     card.hidden = false;
     carded = point;
     const at = point.getBoundingClientRect(), own = card.getBoundingClientRect(), gap = 8;
@@ -92,7 +98,8 @@
   }
   document.addEventListener("pointerover", (event) => pointOf(event) && showCard(pointOf(event)));
   document.addEventListener("pointerout", (event) => {
-    if (carded && !carded.contains(event.relatedTarget) && event.pointerType !== "touch") hideCard();
+    const leaves = carded && pointOf(event) === carded && !carded.contains(event.relatedTarget);
+    if (leaves && event.pointerType !== "touch") hideCard();
   });
   document.addEventListener("focusin", (event) => pointOf(event)?.matches(":focus-visible") && showCard(pointOf(event)));
   document.addEventListener("focusout", (event) => pointOf(event) === carded && hideCard());
@@ -100,7 +107,7 @@
   addEventListener("scroll", follow, { passive: true, capture: true });
 
   // Within a figure one point can be tabbed to; arrows go on from there.
-  for (const figure of all("svg:has([data-point])")) {
+  for (const figure of new Set(all("[data-point]").map((point) => point.closest("svg")))) {
     const points = all("[data-point]", figure), step = Number(figure.dataset.step ?? 1);
     points.forEach((point, i) => point.setAttribute("tabindex", i ? -1 : 0));
     figure.addEventListener("focusin", (event) => {
@@ -162,6 +169,9 @@
     for (const config of Object.keys(curves)) if (config !== of.value && config !== against.value) trace(config, "other");
     if (against.value) trace(against.value, "against");
     trace(of.value, "own");
+    byId("key-of").textContent = curves[of.value].label;
+    byId("key-against").hidden = !against.value;
+    byId("key-against").querySelector("strong").textContent = against.value ? curves[against.value].label : "";
     chart.replaceChildren(figure);
   }
   function mark(config) {
