@@ -71,12 +71,13 @@
   const card = element("div", { id: "card", hidden: true });
   card.setAttribute("role", "tooltip");
   document.body.append(card);
+  const hint = `${matchMedia("(pointer: coarse)").matches ? "Touch again" : "Click or Enter"}: its curves and trials`;
   let carded = null;
   function showCard(point) {
     const { title, rows } = data.points[point.dataset.point];
     const list = element("dl");
     for (const [name, value] of rows) list.append(element("dt", {}, name), element("dd", {}, value));
-    card.replaceChildren(element("strong", {}, title), list, element("p", {}, "Click, touch again or press Enter: its curves and trials"));
+    card.replaceChildren(element("strong", {}, title), list, element("p", {}, hint));
     card.hidden = false;
     carded = point;
     const at = point.getBoundingClientRect(), own = card.getBoundingClientRect(), gap = 8;
@@ -126,7 +127,7 @@
   const { curves, scale } = data, of = byId("curve-of"), against = byId("curve-against");
   const chart = byId("chart");
   function draw(seed = null) {
-    const width = Math.max(280, Math.min(chart.clientWidth, 960)), height = Math.round(Math.min(380, 0.62 * width));
+    const width = Math.max(280, Math.min(chart.clientWidth, 1100)), height = Math.round(Math.min(380, 0.62 * width));
     const left = 46, right = 12, top = 26, bottom = 36;
     const x = (tokens) => left + ((width - left - right) * tokens) / scale.end;
     const y = (loss) => top + ((height - top - bottom) * (scale.high - loss)) / (scale.high - scale.low || 1);
