@@ -16,24 +16,19 @@ from sweeper.report.environment import environment_rows
 from sweeper.report.figures import frontier_png
 from sweeper.report.linked_figure import linked_svg
 from sweeper.report.side_results import ladder_table, precision_tables
-from sweeper.report.tables import loss_interval, percent, speed_interval
+from sweeper.report.tables import percent
 from sweeper.report.text import (
     MEMORY_PLANNED,
-    OBJECTIVES,
     TIED_MEANS,
     answer,
-    further_objectives,
     main_device,
     noise_sentences,
-    objective_cell,
     plan_facts,
     plan_warnings,
     put_last_sentences,
-    resolved_text,
-    standing_cell,
     useful_sentence,
 )
-from sweeper.report.trials import config_names, planned_outcomes, row_id, script_data, trial_table
+from sweeper.report.trials import config_names, planned_outcomes, point_table, row_id, script_data, trial_table
 from sweeper.run_folder import RunFolder, write_atomically
 
 if TYPE_CHECKING:
@@ -126,10 +121,6 @@ def render(
         question=study.get("question") or found.study,
         answer=answer(found),
         svg=linked_svg(plain, {config_id: row_id(config_id) for config_id in names}) if found.frontiers else "",
-        standing=standing_cell,
-        further=further_objectives,
-        objective_names=OBJECTIVES,
-        objective_cell=objective_cell,
         tied_means=TIED_MEANS,
         sections=[_section(one, plain_one) for one, plain_one in zip(found.frontiers, plain["frontiers"], strict=True)],
         most_open_rows=MOST_OPEN_ROWS,
@@ -145,7 +136,6 @@ def render(
         trials=trial_table(outcomes, names),
         useful=useful_sentence(found.useful),
         put_last=put_last_sentences(found),
-        resolved=resolved_text,
         environment=environment_rows(finals),
         command=command,
         **_compared(comparison),
@@ -158,7 +148,7 @@ def _section(one: DeviceFrontier, plain: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "one": one,
         "noise": noise_sentences(one),
-        "any_resolved": any(point.resolved for point in one.points),
+        "points": point_table(one),
         "incomplete": listed(one.incomplete, most=MOST_OPEN_ROWS) if one.incomplete else "",
         "heat": heatmaps.heat_maps(plain),
         "precisions": precision_tables(one),
@@ -203,8 +193,6 @@ def _template(name: str) -> jinja2.Template:
     templates.filters |= {
         "short": short,
         "percent": percent,
-        "loss": loss_interval,
-        "speed": speed_interval,
         "duration": duration,
         "gibibytes": gibibytes,
     }

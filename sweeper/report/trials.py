@@ -1,68 +1,58 @@
-"""Every trial with an outcome as a row of the page's table, and what the script is told of points and curves."""
+"""Points and trials as rows of the page's tables, and what its script is told of points and curves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sweeper.labels import duration, gibibytes, labels, short
 from sweeper.report import curves
+from sweeper.report.page_tables import Cell, Column, cells, column, with_anything
 from sweeper.report.tables import loss_interval, percent, speed_interval
-from sweeper.report.text import resolved_text, standing_cell
+from sweeper.report.text import OBJECTIVES, further_objectives, objective_cell, resolved_text, standing_cell
 from sweeper.useful import of_own_seconds, own_seconds
 
 if TYPE_CHECKING:
-    from sweeper.frontier import Frontier
-    from sweeper.points import Point
+    from sweeper.frontier import DeviceFrontier, Frontier
+    from sweeper.points import Estimate, Point
 
 Record = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """A column of the trials' table: what of an outcome it shows (None: missing), and how."""
-
-    header: str
-    value: Callable[[Record], Any]
-    text: Callable[[Any], str] = str
-    hint: str = ""
-    numbers: bool = True
-    kept: bool = False
-    """Whether it is shown where all of it is missing."""
 
 
 def _speed(name: str) -> Callable[[Record], Any]:
     return lambda record: (record.get("speed") or {}).get(name)
 
 
-COLUMNS = (
-    Column(header="device", value=lambda r: str(r.get("device") or "") or None, numbers=False),
-    Column(header="seed", value=lambda r: r["seed"], kept=True),
-    Column(header="status", value=lambda r: _status(r), numbers=False, kept=True),
-    Column(header="loss", value=lambda r: r.get("val_loss"), text=lambda v: f"{v:.4f}", kept=True),
-    Column(header="bits/byte", value=lambda r: r.get("val_bpb"), text=lambda v: f"{v:.4f}"),
-    Column(header="tokens/s", value=_speed("tokens_per_s"), text=short, kept=True),
-    Column(header="TFLOP/s", value=_speed("tflops_per_s"), text=lambda v: f"{v:.3g}"),
-    Column(header="MFU", value=_speed("mfu"), text=lambda v: f"{v:.1%}", hint="of the device's dense bf16 peak"),
-    Column(header="tokens", value=lambda r: r.get("tokens"), text=short),
-    Column(header="time", value=lambda r: own_seconds(r.get("seconds") or {}) or None, text=duration),
-    Column(
-        header="useful",
-        value=lambda r: of_own_seconds(r.get("seconds") or {}),
-        text=lambda v: f"{v:.0%}",
-        hint="of the trial's own time: its steps and its evaluation",
-    ),
-    Column(header="memory", value=lambda r: r.get("peak_memory_bytes"), text=gibibytes),
-    Column(
-        header="notes", value=lambda r: r.get("error") or "; ".join(r.get("notes") or ()) or None, numbers=False
-    ),
-)  # fmt: skip
-"""All but the config, which comes first."""
-
-
 def _status(record: Record) -> str:
     return str(record["status"] if record["type"] == "final" else "failed").replace("_", " ")
+
+
+def _notes(record: Record) -> str | None:
+    return record.get("error") or "; ".join(record.get("notes") or ()) or None
+
+
+COLUMNS = (
+    column("seed", lambda record: record["seed"], kept=True),
+    column("status", _status, numbers=False, kept=True),
+    column("loss", lambda record: record.get("val_loss"), "{:.4f}".format, kept=True),
+    column("bits/byte", lambda record: record.get("val_bpb"), "{:.4f}".format),
+    column("tokens/s", _speed("tokens_per_s"), short, kept=True),
+    column("TFLOP/s", _speed("tflops_per_s"), "{:.3g}".format),
+    column("MFU", _speed("mfu"), "{:.1%}".format, hint="of the device's dense bf16 peak"),
+    column("tokens", lambda record: record.get("tokens"), short),
+    column("time", lambda record: own_seconds(record.get("seconds") or {}) or None, duration),
+    column(
+        "useful",
+        lambda record: of_own_seconds(record.get("seconds") or {}),
+        "{:.0%}".format,
+        hint="of the trial's own time: its steps and its evaluation",
+    ),
+    column("memory", lambda record: record.get("peak_memory_bytes"), gibibytes),
+    column("notes", _notes, numbers=False, missing=""),
+)
+"""Of the trials' table, all but the config, which comes first, and where there are several the device."""
+DEVICE = column("device", lambda record: str(record.get("device") or "") or None, numbers=False)
 
 
 def config_names(found: Frontier, plan: Mapping[str, Any]) -> dict[str, str]:
@@ -89,21 +79,13 @@ def planned_outcomes(plan: Mapping[str, Any], records: Sequence[Record]) -> list
 
 
 def trial_table(outcomes: Sequence[Record], names: Mapping[str, str]) -> dict[str, Any]:
-    """`{"columns", "rows"}`: columns that have something to say, and a row per outcome in the order of `outcomes`.
-
-    A row's `cells` are pairs of the value to sort by, "" where it is missing, and its text.
-    """
+    """`{"columns", "rows"}`: columns that have something to say, and a row per outcome in the order of `outcomes`."""
     several = len({str(record.get("device")) for record in outcomes if record["type"] == "final"}) > 1
-    columns = [
-        column
-        for column in COLUMNS
-        if column.kept
-        or (several if column.header == "device" else any(column.value(record) is not None for record in outcomes))
-    ]
+    columns = with_anything((DEVICE, *COLUMNS) if several else COLUMNS, outcomes)
     places = {config_id: i for i, config_id in enumerate(names)}
     rows: list[dict[str, Any]] = []
     for record in outcomes:
-        config_id, values = record["config_id"], [column.value(record) for column in columns]
+        config_id = record["config_id"]
         is_first = not rows or rows[-1]["config_id"] != config_id
         rows.append(
             {
@@ -114,10 +96,7 @@ def trial_table(outcomes: Sequence[Record], names: Mapping[str, str]) -> dict[st
                 "seed": record["seed"],
                 "name": f"seed {record['seed']}{', ' + str(record.get('device')) if several else ''}",
                 "trial_id": record["trial_id"],
-                "cells": [
-                    ("", "" if column.header == "notes" else "–") if value is None else (value, column.text(value))
-                    for column, value in zip(columns, values, strict=True)
-                ],
+                "cells": cells(columns, record),
             }
         )
     return {"columns": columns, "rows": rows}
@@ -128,6 +107,48 @@ def row_id(config_id: str) -> str:
     return f"c-{config_id}"
 
 
+def _estimate(name: str, text: Callable[[Estimate], str]) -> Callable[[Point], Cell]:
+    return lambda point: (point.objectives[name].mean, text(point.objectives[name]))
+
+
+POINT_COLUMNS = (
+    column("P(frontier)", lambda point: point.p_frontier, "{:.0%}".format,
+           hint="in what share of joint draws of the true means no other is as good in all and better in one"),
+    column("seeds", lambda point: point.objectives["val_loss"].n),
+    column("resolved", lambda point: resolved_text(point.resolved) or None, numbers=False),
+    column("params", lambda point: point.params["total"], short),
+    column("trunk", lambda point: point.params["trunk"], short),
+    column("off target", lambda point: point.off_target, percent),
+    column("layers", lambda point: point.shape["n_layers"]),
+    column("width", lambda point: point.shape["d_model"]),
+    column("FFN", lambda point: point.shape["ffn_hidden"]),
+)  # fmt: skip
+"""Of the points' table, what comes after the config, its objectives and its standing."""
+
+
+def point_table(one: DeviceFrontier) -> dict[str, Any]:
+    """`{"columns", "rows"}`: a row per point, in their order."""
+    further = [
+        Column(header=OBJECTIVES[name], cell=_estimate(name, partial(_objective_text, name)))
+        for name in further_objectives(one)
+    ]
+    columns = with_anything(
+        (
+            Column(header="loss, nats/token", cell=_estimate("val_loss", loss_interval)),
+            Column(header="tokens/s", cell=_estimate("tokens_per_s", speed_interval)),
+            *further,
+            column("standing", lambda point: standing_cell(point.standing, point.tied_in), numbers=False),
+            *POINT_COLUMNS,
+        ),
+        one.points,
+    )
+    return {"columns": columns, "rows": [{"point": point, "cells": cells(columns, point)} for point in one.points]}
+
+
+def _objective_text(name: str, estimate: Estimate) -> str:
+    return objective_cell(name, estimate.mean)
+
+
 def script_data(found: Frontier, outcomes: Sequence[Record], names: Mapping[str, str]) -> dict[str, Any]:
     """What the page's script is told: `points` by "panel-index" with their cards, the curves (none: `{}`), and which
     config's are shown `first`.
@@ -135,7 +156,7 @@ def script_data(found: Frontier, outcomes: Sequence[Record], names: Mapping[str,
     All texts are ready to be shown: the script formats no number.
     """
     points = {
-        f"{panel}-{i}": {"title": point.label, "rows": _card(point)}
+        f"{panel}-{i}": {"title": point.label, "rows": _card(point, further_objectives(one))}
         for panel, one in enumerate(found.frontiers)
         for i, point in enumerate(one.points)
     }
@@ -153,12 +174,13 @@ def _best(found: Frontier, drawn: Mapping[str, Any]) -> str:
     return min(drawn, key=lambda config_id: losses.get(config_id, float("inf")))
 
 
-def _card(point: Point) -> list[tuple[str, str]]:
+def _card(point: Point, further: Sequence[str]) -> list[tuple[str, str]]:
     loss, speed = point.objectives["val_loss"], point.objectives["tokens_per_s"]
     chance, seeds = point.p_frontier, [str(sample.seed) for sample in point.samples]
     rows = [
         ("loss", f"{loss_interval(loss)} nats/token"),
         ("speed", f"{speed_interval(speed)} tokens/s"),
+        *((OBJECTIVES[name], objective_cell(name, point.objectives[name].mean)) for name in further),
         ("parameters", short(point.params["total"])),
         ("off target", percent(point.off_target) if point.off_target is not None else ""),
         ("standing", standing_cell(point.standing, point.tied_in)),

@@ -202,6 +202,17 @@ def test_numbers_sort_as_numbers_and_what_is_missing_stays_last(opened):
     assert labels[-1] == "L12 f32", "in the order of the plan, not of the alphabet"
 
 
+def test_signs_and_sizes_are_read_as_numbers(opened):
+    page = opened("depth")
+    points = "table.sortable"
+    button = page.locator(points).first.locator("th", has_text="off target").locator("[role=button]")
+    ascending = ["-10.0%", "-2.0%", "-0.5%", "+0.0%", "+1.0%", "+30.0%"]
+    button.click()
+    assert column(page, points, "off target") == [*ascending, "–"]
+    button.click()
+    assert column(page, points, "off target") == [*ascending[::-1], "–"]
+
+
 def test_sorting_by_one_column_keeps_the_order_of_another(opened):
     page = opened("depth")
     for name in ("tokens/s", "seed"):
