@@ -39,7 +39,7 @@ def pages(tmp_path_factory):
     makers = {
         "depth": page_fakes.depth_study,
         "precisions": page_fakes.precisions_study,
-        "hostile": lambda: page_fakes.depth_study(name=HOSTILE, question=HOSTILE, command=HOSTILE),
+        "hostile": lambda: page_fakes.hostile_study(HOSTILE),
         "many": lambda: page_fakes.page(*page_fakes.many_trials(), seeds=4),
     }
 
@@ -259,6 +259,8 @@ def test_strings_of_a_study_stay_text(opened):
     assert "hacked" not in page.title().replace(HOSTILE, "")
     assert page.locator("script").count() == 2
     assert page.locator("img").count() == 0
+    page.locator("#point-0-0").hover()
+    assert HOSTILE in page.locator("#card strong").inner_text(), "a label"
     page.locator("#point-0-0").click()
     assert page.locator("#chart polyline.own").count() == 3, "the page's own script ran"
 

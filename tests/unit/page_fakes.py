@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from frontier_fakes import LOSSES, OBJECTIVES, PROXY, SPEEDS, config, environment, final, probe, study
+from frontier_fakes import LOSSES, OBJECTIVES, PROXY, SPEEDS, config, environment, final, plan, probe, study
 from test_report_tables import plan_json
 
 from sweeper.frontier import PlannedPoint, frontier
@@ -30,7 +30,7 @@ def page(planned, records, *, seeds=3, question="Deep or wide?", name="depth-vs-
     )  # fmt: skip
 
 
-def depth_study(**names: Any) -> str:
+def depth_study() -> str:
     """Seven shapes with three seeds, of which one diverged, and one failed and has no loss, speed or curve."""
     planned, records = study(LOSSES, SPEEDS)
     off = (-0.02, 0.01, -0.005, 0.3, 0.0, -0.1, None)
@@ -40,7 +40,19 @@ def depth_study(**names: Any) -> str:
     records.append({**lost[1], "status": "diverged", "val_loss": None, "val_bpb": None, "notes": ["loss was NaN"]})
     job = Job(kind="train", config=planned[-1].config, execution=planned[-1].execution, seed=2)
     records.append({**event_record(Failed(job=job, error="OSError: no space", traceback="")), "time": lost[2]["time"]})
-    return page(planned, records, **names)
+    return page(planned, records)
+
+
+def hostile_study(text: str) -> str:
+    """Two configs with three seeds, and `text` wherever a study or a ledger can put one, labels among them."""
+    planned = plan([config(1, 16, data=text), config(2, 16, data=f"{text} 2")])
+    own = environment(device=text, driver=text)
+    records = [
+        {**final(point, seed, loss + 0.1 * seed, speed, environment=own, notes=(text,)), "device": text}
+        for point, loss, speed in zip(planned, (1.6, 1.5), (4e4, 2e4), strict=True)
+        for seed in range(3)
+    ]
+    return page(planned, records, name=text, question=text, command=text)
 
 
 def many_trials(*, depths: int = 25, widths: int = 10, seeds: int = 4, rungs: int = 200) -> tuple[list, list]:
@@ -81,7 +93,7 @@ def laddered(n_layers: int, ffn_hidden: int, **recipe: Any) -> PlannedPoint:
     )
 
 
-def precisions_study(**names: Any) -> str:
+def precisions_study() -> str:
     """Five shapes in bf16 and FP8, each at the fastest of four micro-batches; the widest FFN has no memory for 16."""
     draw = np.random.default_rng(1)
     planned, records = [], []
@@ -101,4 +113,4 @@ def precisions_study(**names: Any) -> str:
                 measured = speed * math.exp(draw.normal(0, 0.01))
                 own = environment(device="H", driver="580.1")
                 records.append(final(best, seed, float(loss), measured, environment=own))
-    return page(planned, records, **names)
+    return page(planned, records)
