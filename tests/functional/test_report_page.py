@@ -206,7 +206,7 @@ def test_signs_and_sizes_are_read_as_numbers(opened):
     page = opened("depth")
     points = "table.sortable"
     button = page.locator(points).first.locator("th", has_text="off target").locator("[role=button]")
-    ascending = ["-10.0%", "-2.0%", "-0.5%", "+0.0%", "+1.0%", "+30.0%"]
+    ascending = ["-50.0%", "-3.0%", "-2.0%", "+0.0%", "+1.0%", "+30.0%"]
     button.click()
     assert column(page, points, "off target") == [*ascending, "–"]
     button.click()
