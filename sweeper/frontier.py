@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sweeper.attainment import Interval, Surface, attainment, hypervolume_interval
+from sweeper.batch_ladders import BatchLadder, batch_ladders
 from sweeper.differences import Best, LossDifference, best_of_each, ties_and_gap
 from sweeper.dominance import hypervolume
 from sweeper.doubts import device_doubts, held_equal, nuisance_doubts, study_doubts, undecided_doubts
@@ -19,6 +20,7 @@ from sweeper.nuisance import Tuned
 from sweeper.objectives import DIRECTIONS
 from sweeper.observations import PlannedPoint, Record, Seeds, job_states
 from sweeper.points import MARGINS, Point
+from sweeper.precision_pairs import PrecisionPair, precision_pairs
 from sweeper.records import SCHEMA, Config
 from sweeper.useful import Useful, useful_fraction
 
@@ -52,6 +54,8 @@ class DeviceFrontier:
     pairs at once. `incomplete` names planned points without a result. `tuned` are the shapes of several configs that
     differ in nuisance axes alone: points are those at their best. `drift` is what the reference config says, None where
     it wasn't measured; what points estimate of their speed is corrected for it, their samples are as measured.
+    `precision_pairs` and `batch_ladders` are empty where the study has none. `fits` has one for each metric, of log
+    tokens/s for speed: no part of the JSON.
     """
 
     device: str
@@ -71,6 +75,9 @@ class DeviceFrontier:
     tuned: tuple[Tuned, ...]
     drift: Drift | None
     doubts: tuple[str, ...]
+    fits: Mapping[str, AdditiveFit] = field(repr=False, compare=False)
+    precision_pairs: tuple[PrecisionPair, ...] = ()
+    batch_ladders: tuple[BatchLadder, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +133,7 @@ def frontier(
     frontiers = [
         replace(one, doubts=(*one.doubts, *undecided_doubts(one.points, most_seeds)))
         for one in (
-            _device_frontier(judged, planned, objectives, margins, nuisance)
+            _device_frontier(records, judged, planned, objectives, margins, nuisance)
             for judged in judged_devices(records, planned, objectives, margins=margins, seeds=seeds, nuisance=nuisance)
         )
     ]
@@ -146,6 +153,7 @@ def frontier(
 
 
 def _device_frontier(
+    records: Sequence[Record],
     judged: Judged,
     planned: Sequence[PlannedPoint],
     objectives: Mapping[str, str],
@@ -185,6 +193,9 @@ def _device_frontier(
             *nuisance_doubts(tuned, nuisance),
             *drift_doubts(judged.log.drift),
         ),
+        fits=fits,
+        precision_pairs=precision_pairs(judged.pooled, judged.resolved, judged.log.correction),
+        batch_ladders=batch_ladders(records, judged.pooled, judged.resolved),
     )
 
 
@@ -210,5 +221,6 @@ def frontier_json(found: Frontier) -> dict[str, Any]:
 
     plain = {"answer": list(answer(found)), **asdict(found)}
     for one in plain["frontiers"]:
+        del one["fits"]
         one["noise"] = {"confidence": CONFIDENCE, "power": POWER, **one["noise"]}
     return {"schema": SCHEMA, **plain}

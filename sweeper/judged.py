@@ -26,13 +26,16 @@ from sweeper.resolutions import resolved_points, shown, without_winning_probes
 class Judged:
     """The points of one kind of device, fastest first, and what they follow from.
 
-    `here` are the planned points as they were resolved on it, with their labels, `names` those of all planned configs
+    `measured` leaves out the probes that won over others, `pooled` doesn't. `resolved` are the planned points as they
+    were resolved on it, `here` those of them that are judged, with their labels, `names` those of all planned configs
     by id; configs that another value of the nuisance axes is better than are in `names` alone. `fits` has one fit per
     metric, of log tokens/s for speed, and `all_losses` that of all configs' losses. `draws` are of the points, None
     without an estimate of the noise.
     """
 
     measured: Measured
+    pooled: Measured
+    resolved: Sequence[PlannedPoint]
     here: Mapping[PlannedPoint, str]
     names: Mapping[str, str]
     at_best: AtBest
@@ -72,6 +75,7 @@ def _judged(
     log: ReferenceLog,
 ) -> Judged:
     here = {point: planned_labels[p] for p, point in resolved_points(m, list(planned_labels)).items()}
+    pooled, resolved = m, tuple(here)
     m = without_winning_probes(m, list(here))
     losses = _loss_observations(m)
     means = fit(losses)
@@ -86,6 +90,8 @@ def _judged(
     points, draws = _judged_points(m, here, fits, objectives, margins)
     return Judged(
         measured=m,
+        pooled=pooled,
+        resolved=resolved,
         here=here,
         names=names,
         at_best=best,

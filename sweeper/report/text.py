@@ -170,6 +170,8 @@ def tie_groups(one: DeviceFrontier) -> list[tuple[str, ...]]:
 
 MOST_TIES = 4
 """Groups of ties that are listed, those of the lowest losses."""
+MOST_TIED = 8
+"""Points tied with the frontier of which it is said with which and in what, the fastest."""
 
 
 def noise_sentences(one: DeviceFrontier, margins: Mapping[str, float] = MARGINS) -> list[str]:
@@ -287,12 +289,13 @@ def _value(value: object) -> str:
 
 def _tied_with_frontier(one: DeviceFrontier) -> list[str]:
     label = {p.point_id: p.label for p in one.points}
-    return [
+    tied = [p for p in one.points if p.standing == "tied"]
+    said = [
         f"{p.label} is tied with the frontier: {listed([label[i] for i in p.tied_with])} "
         f"{'are' if len(p.tied_with) > 1 else 'is'} not shown to beat it in {_in_what(p.tied_in)}."
-        for p in one.points
-        if p.standing == "tied"
+        for p in tied[:MOST_TIED]
     ]
+    return said + ([f"{len(tied) - len(said)} more are tied with the frontier."] if len(tied) > len(said) else [])
 
 
 MOST_DOMINATED = 6
