@@ -13,10 +13,12 @@ test: $(INSTALLED)         ## set up and run every test
 	$(BIN)/python -m pytest -m "not alone and not campaign"
 	$(BIN)/python -m pytest -m alone --numprocesses 0
 
-campaign: $(INSTALLED)     ## what takes too long for `test`: kills, clusters, thousands of trials, search quality
+campaign: $(INSTALLED)     ## what takes too long for `test`: kills, clusters, thousands of trials, search quality, calibration
 	$(BIN)/python -m pytest -m campaign --numprocesses 0 --capture no
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/search_quality.py
+	$(BIN)/python benchmarks/calibration.py
+	$(BIN)/python benchmarks/calibration_surrogate.py
 
 lint: $(INSTALLED)         ## style, types, import rules
 	$(BIN)/ruff check .

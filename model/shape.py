@@ -18,6 +18,11 @@ DEFAULT_HEAD_DIM = 64
 FP8_MULTIPLE = 16
 """Both dimensions of an FP8 matmul are multiples of this (cuBLASLt's rule for FP8 operands)."""
 
+NORM_EPS = 1e-6
+"""Of RMSNorm."""
+ROPE_THETA = 10_000.0
+"""The base of rotary embedding's wavelengths."""
+
 FIELDS = (
     "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "ffn_hidden", "vocab_size", "tie_embeddings",
 )  # fmt: skip
@@ -107,6 +112,32 @@ class Shape:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def llama_config(shape: Shape, *, seq_len: int) -> dict[str, Any]:
+    """A shape as Hugging Face's LlamaConfig has it, its `config.json`; trained on sequences of `seq_len` tokens."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.d_model,
+        "intermediate_size": shape.ffn_hidden,
+        "num_hidden_layers": shape.n_layers,
+        "num_attention_heads": shape.n_heads,
+        "num_key_value_heads": shape.n_kv_heads,
+        "head_dim": shape.head_dim,
+        "tie_word_embeddings": shape.tie_embeddings,
+        "max_position_embeddings": seq_len,
+        "hidden_act": "silu",
+        "rms_norm_eps": NORM_EPS,
+        "rope_theta": ROPE_THETA,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "torch_dtype": "float32",
+    }
 
 
 def neighbours(value: int, multiple: int) -> tuple[int, int]:

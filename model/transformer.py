@@ -14,10 +14,7 @@ from torch import Tensor, nn
 from model.attention import causal_attention
 from model.loss import Loss, full_loss, value_of
 from model.parametrization import Parametrization, standard
-from model.shape import Shape
-
-NORM_EPS = 1e-6
-ROPE_THETA = 10_000.0
+from model.shape import NORM_EPS, ROPE_THETA, Shape
 
 
 class RMSNorm(nn.Module):

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.shape import Shape
+from model.shape import llama_config
 from runners.checkpoint import Checkpoints, parameters_of, read_header
 from runners.data.cache import tokens_entry
 from sweeper.errors import UsageError
@@ -71,34 +71,6 @@ def _is_newer(folder: Path, checkpoint: Path) -> bool:
 
 def _write_json(path: Path, plain: dict[str, Any]) -> None:
     path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-
-
-def llama_config(shape: Shape, *, seq_len: int) -> dict[str, Any]:
-    """`config.json` of a shape, trained on sequences of `seq_len` tokens."""
-    from model.transformer import NORM_EPS, ROPE_THETA
-
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": shape.vocab_size,
-        "hidden_size": shape.d_model,
-        "intermediate_size": shape.ffn_hidden,
-        "num_hidden_layers": shape.n_layers,
-        "num_attention_heads": shape.n_heads,
-        "num_key_value_heads": shape.n_kv_heads,
-        "head_dim": shape.head_dim,
-        "tie_word_embeddings": shape.tie_embeddings,
-        "max_position_embeddings": seq_len,
-        "hidden_act": "silu",
-        "rms_norm_eps": NORM_EPS,
-        "rope_theta": ROPE_THETA,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-        "torch_dtype": "float32",
-    }
 
 
 def llama_tensors(config: Config, own: dict[str, Tensor]) -> dict[str, Tensor]:

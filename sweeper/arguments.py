@@ -46,6 +46,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     _folder_options(report, out="where run folders are (runs); of several, the folder to write their report into")
     report.add_argument("more", type=Path, nargs="*", metavar="DIR", help="more run folders: reported together")
+    _recommend_options(command("recommend", "what to train, for four uses, under limits; how sure that is"))
     merge = command("merge", "ledgers of the same study, from several people or devices, put together and reported")
     merge.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="run folders, runs/<study>/<profile>")
     merge.add_argument("--out", type=Path, required=True, help="the new run folder")
@@ -109,6 +110,16 @@ def _run_options(sub: argparse.ArgumentParser) -> None:
 def _folder_options(sub: argparse.ArgumentParser, **texts: str) -> None:
     _study_options(sub, metavar="STUDY|DIR", **texts)
     sub.add_argument("--json", action="store_true")
+
+
+def _recommend_options(sub: argparse.ArgumentParser) -> None:
+    _folder_options(sub)
+    limits = sub.add_argument_group("what it must keep")
+    limits.add_argument("--max-params", metavar="N", help="parameters, embeddings included, like 200M")
+    limits.add_argument("--min-tokens-per-s", metavar="N", help="training speed on the device, like 100k")
+    limits.add_argument("--max-memory", metavar="SIZE", help="peak memory, measured or else predicted, like 16GiB")
+    sub.add_argument("--device", metavar="NAME", help="the kind of device, or part of its name (that with most points)")
+    sub.add_argument("--extrapolate", action="store_true", help="predict configs beyond the measured ones too")
 
 
 def _shape_options(sub: argparse.ArgumentParser) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.arguments import RUNS, again, parser
+from sweeper.arguments import RUNS, parser
 from sweeper.errors import SweeperError, UsageError
 from sweeper.machine import Machines, cpu_count, this_machine
-from sweeper.places import load_folder, results_in, shown
+from sweeper.places import results_in, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run": _run,
         "status": _status,
         "report": _report,
+        "recommend": _recommend,
         "merge": _merge,
         "sync": _sync,
         "shape": _shape,
@@ -106,33 +106,15 @@ def _make_plan(loaded: LoadedStudy, records: Sequence[Any] = (), machines: Machi
 
 
 def _open(arguments: Any, machines: Machines | None = None) -> StudyRun:
-    """The study run of a study file, or of a run folder where the command takes one.
+    """The study run of a study file, or of a run folder where the command takes one; planned for `machines`."""
+    from sweeper.opening import open_run
 
-    The profile and the estimates are those for `machines`, this one unless told otherwise.
-    """
-    from sweeper.ledger import read
-    from sweeper.run_folder import RunFolder
-    from sweeper.study.loader import load
-    from sweeper.study_run import StudyRun
-
-    if os.path.isdir(arguments.study):
-        if arguments.command not in (_status, _report):
-            raise UsageError(
-                f"{arguments.study} is a folder: name the YAML file of a study; "
-                "of a run folder there are sweeper status DIR and sweeper report DIR"
-            )
-        folder, command = RunFolder(root=arguments.study.absolute()), ""
-        given = {"--profile": arguments.profile, "--set": arguments.set, "--out": arguments.out}
-        loaded = load_folder(folder, given=given)
-    else:
-        has_gpu = (machines or this_machine()).gpus > 0
-        loaded = load(arguments.study, profile=arguments.profile, overrides=arguments.set, has_gpu=has_gpu)
-        folder = RunFolder.of(out=arguments.out or RUNS, study=loaded.study.name, profile=loaded.profile)
-        command = again(arguments, profile=loaded.profile)
-    with results_in(folder.root):
-        # What is set aside needn't be readable: that may be why it is set aside.
-        records = [] if getattr(arguments, "fresh", False) else read(folder.ledger)
-    return StudyRun(loaded=loaded, plan=_make_plan(loaded, records, machines), folder=folder, command=command)
+    return open_run(
+        arguments,
+        takes_folder=arguments.command in (_status, _report, _recommend),
+        has_gpu=lambda: (machines or this_machine()).gpus > 0,
+        make_plan=lambda loaded, records: _make_plan(loaded, records, machines),
+    )
 
 
 def _check(arguments: Any) -> None:
@@ -275,7 +257,7 @@ def _status(arguments: Any) -> None:
 
 def _report(arguments: Any) -> None:
     from sweeper.frontier import frontier_json
-    from sweeper.ledger import read
+    from sweeper.opening import measured_records
     from sweeper.report.comparison import report_text
     from sweeper.sides import by_device
 
@@ -285,9 +267,7 @@ def _report(arguments: Any) -> None:
         report_together(arguments, _open, _console())
         return
     run = _open(arguments)
-    records = read(run.folder.ledger)
-    if not records:
-        raise UsageError(f"{shown(run.folder.root)}: nothing was run yet: {run.command or 'run its study first'}")
+    records = measured_records(run)
     with results_in(run.folder.root):
         result = run.write_report(records)
     if arguments.json:
@@ -296,6 +276,23 @@ def _report(arguments: Any) -> None:
         console = _console()
         console.print(report_text(result, by_device(run, records, result)))
         console.print(f"report: {shown(run.folder.report)}")
+
+
+def _recommend(arguments: Any) -> None:
+    from sweeper.choices import recommendation_json
+    from sweeper.limits import limits_of
+    from sweeper.opening import measured_records
+    from sweeper.recommend import recommend
+    from sweeper.report.recommendation import recommendation_text
+
+    limits = limits_of(vars(arguments))
+    run = _open(arguments)
+    records = measured_records(run)
+    found = recommend(run, records, limits, device=arguments.device, extrapolate=arguments.extrapolate)
+    if arguments.json:
+        print(json.dumps(recommendation_json(found), indent=2))
+    else:
+        _console().print(recommendation_text(found))
 
 
 def _merge(arguments: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.noise import AdditiveFit
-from sweeper.points import MARGINS, Point, Standing
+from sweeper.points import Point, Standing
 
 Comparison = Literal["same", "worse", "negligible", "open", "unknown"]
 """How a point compares in one objective with one that beats it by the means: see `_comparison`."""
@@ -19,15 +19,25 @@ Comparison = Literal["same", "worse", "negligible", "open", "unknown"]
 def nondominated(values: NDArray[np.float64], maximise: Sequence[bool]) -> NDArray[np.bool_]:
     """Which rows of `values` [points, objectives] no other row beats: as good in all and better in one.
 
-    Rows that are equal in all objectives stand or fall together.
+    Rows that are equal in all objectives stand or fall together. Infinities compare as numbers; a row with a NaN
+    is on no frontier and beats nothing.
     """
     import moocore
 
-    kept: NDArray[np.bool_] = moocore.is_nondominated(values, maximise=list(maximise), keep_weakly=True)
+    kept = np.asarray(~np.isnan(values).any(axis=1))
+    if kept.any():
+        # Ranks, as moocore 0.3.2 ends the process where three objectives hold infinities.
+        ranks = np.stack([np.unique(column, return_inverse=True)[1] for column in values[kept].T], axis=1)
+        kept[kept] = moocore.is_nondominated(ranks.astype(float), maximise=list(maximise), keep_weakly=True)
     return kept
 
 
-def judge(points: Sequence[Point], fits: Mapping[str, AdditiveFit], objectives: Mapping[str, str]) -> tuple[Point, ...]:
+def judge(
+    points: Sequence[Point],
+    fits: Mapping[str, AdditiveFit],
+    objectives: Mapping[str, str],
+    margins: Mapping[str, float],
+) -> tuple[Point, ...]:
     """The points with `on_frontier`, `standing`, `tied_with` and `tied_in` filled in.
 
     `fits` has one fit per metric, of log tokens/s for speed. A point on the frontier is tied with those
@@ -42,23 +52,34 @@ def judge(points: Sequence[Point], fits: Mapping[str, AdditiveFit], objectives: 
     for i, point in enumerate(points):
         better = (oriented >= oriented[i]).all(axis=1) & (oriented > oriented[i]).any(axis=1)
         dominators = [points[int(j)] for j in np.flatnonzero(better)]
-        standing, tied_with, tied_in = _standing(point, dominators, fits, objectives)
+        standing, tied_with, tied_in = _standing(point, dominators, fits, objectives, margins)
         if on_frontier[i]:
-            tied_with = [p.point_id for p in points if _comparison(point, p, "val_loss", fits) == "open"]
+            tied_with = [p.point_id for p in points if _is_tied_in_loss(point, p, fits["val_loss"], margins)]
         fields = {**vars(point), "on_frontier": bool(on_frontier[i]), "standing": standing}
         judged.append(Point(**{**fields, "tied_with": tuple(tied_with), "tied_in": tuple(tied_in)}))
     return tuple(judged)
 
 
+def _is_tied_in_loss(point: Point, other: Point, losses: AdditiveFit, margins: Mapping[str, float]) -> bool:
+    if point.config_id == other.config_id:
+        return False
+    difference = losses.difference(point.config_id, other.config_id)
+    return difference.resolved is False or difference.within("val_loss", margins["val_loss"])
+
+
 def _standing(
-    point: Point, dominators: Sequence[Point], fits: Mapping[str, AdditiveFit], objectives: Mapping[str, str]
+    point: Point,
+    dominators: Sequence[Point],
+    fits: Mapping[str, AdditiveFit],
+    objectives: Mapping[str, str],
+    margins: Mapping[str, float],
 ) -> tuple[Standing, list[str], list[str]]:
     """Whether any of the points that beat `point` by the means beats it for sure; those tied with it, and in what.
 
     A dominator beats it for sure when it is shown to be better in one objective, and in every other one
     too, or the same measurement (such as the loss of one training at two micro-batches), or without an
     advantage for `point` that matters: the best case for `point`, the 95% interval's end in its favour, is
-    below the objective's `MARGINS`. "tied" claims only that no measured point is shown to beat this one,
+    below the objective's of `margins`. "tied" claims only that no measured point is shown to beat this one,
     not that they are equal. If the point truly is as good as a dominator in loss, or faster by the margin,
     calling it beaten by that dominator has a chance of at most 2.5%, as all objectives have to be resolved
     wrongly or rightly together (an intersection–union test); over several dominators the chances add up at
@@ -68,7 +89,7 @@ def _standing(
     tied_in: set[str] = set()
     verdicts: set[Standing] = set()
     for other in dominators:
-        compared = {name: _comparison(point, other, name, fits) for name in objectives}
+        compared = {name: _comparison(point, other, name, fits, margins.get(name, 0.0)) for name in objectives}
         found = set(compared.values())
         if "open" in found or not found & {"worse", "unknown"}:
             verdicts.add("tied")
@@ -81,24 +102,25 @@ def _standing(
     return standing, tied_with, [name for name in objectives if standing == "tied" and name in tied_in]
 
 
-def _comparison(point: Point, other: Point, metric: str, fits: Mapping[str, AdditiveFit]) -> Comparison:
+def _comparison(point: Point, other: Point, metric: str, fits: Mapping[str, AdditiveFit], margin: float) -> Comparison:
     """`point` against one that is as good or better by the mean.
 
-    "same" measurement for both; "worse" beyond noise; "negligible": not resolved, but the best case for
-    `point` is below the margin; "open": it may be better; "unknown" without a noise estimate.
+    "same" measurement for both; "worse" beyond noise, and not surely within the margin; "negligible": resolved, but
+    the whole interval is within the margin, or not resolved, but the best case for `point` is below it; "open": it
+    may be better; "unknown" without a noise estimate.
     """
     if metric not in fits:
         return _compared_exactly(point, other, metric)
-    own, others = (p.config_id if metric == "val_loss" else p.probe_id for p in (point, other))
+    own, others = (p.treatment(metric) for p in (point, other))
     if own == others:
         return "same"
     difference = fits[metric].difference(own, others)
     if difference.low is None or difference.high is None:
         return "unknown"
     if difference.resolved:
-        return "worse"
+        return "negligible" if difference.within(metric, margin) else "worse"
     best_case = -difference.low if metric == "val_loss" else math.expm1(difference.high)
-    return "negligible" if best_case < MARGINS[metric] else "open"
+    return "negligible" if best_case < margin else "open"
 
 
 def _compared_exactly(point: Point, other: Point, metric: str) -> Comparison:
@@ -113,12 +135,20 @@ def _values(points: Sequence[Point], objectives: Mapping[str, str]) -> NDArray[n
 
 def hypervolume(points: Sequence[Point], objectives: Mapping[str, str]) -> tuple[float, dict[str, float]]:
     """The hypervolume in the objectives' own units, and its reference: the worst value of each."""
-    import moocore
-
     if not points:
         return 0.0, {}
     values = _values(points, objectives)
     maximise = [direction == "max" for direction in objectives.values()]
     worst = np.where(maximise, values.min(axis=0), values.max(axis=0))
-    volume = moocore.hypervolume(values, ref=worst, maximise=maximise)
-    return float(volume), dict(zip(objectives, worst.tolist(), strict=True))
+    return volume_of(values, worst, maximise), dict(zip(objectives, worst.tolist(), strict=True))
+
+
+def volume_of(values: NDArray[np.float64], reference: Sequence[float], maximise: Sequence[bool]) -> float:
+    """What rows of `values` [points, objectives] dominate, up to `reference`; rows with a NaN dominate nothing."""
+    import moocore
+
+    better = np.where(maximise, values > reference, values < reference)
+    inside = values[better.all(axis=1)]
+    if not np.isfinite([*inside.ravel(), *reference]).all():
+        return math.inf if len(inside) else 0.0
+    return float(moocore.hypervolume(inside, ref=list(reference), maximise=list(maximise)))

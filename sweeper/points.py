@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 Standing = Literal["frontier", "tied", "dominated", "unresolved"]
 MARGINS: Mapping[str, float] = {"val_loss": 0.0, "tokens_per_s": 0.01}
-"""An advantage of less than this is none: in nats for val_loss, as a fraction for tokens_per_s."""
+"""An advantage of less than this is none, where a study doesn't say otherwise: nats of val_loss, a fraction of
+tokens_per_s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,14 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rival:
+    """A point that dominates another with this chance: as good in all objectives and better in one."""
+
+    point_id: str
+    chance: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """A config, or a config at a micro-batch where several are planned (`point_id` is then config_id@batch).
 
@@ -47,7 +56,8 @@ class Point:
     `sweeper.dominance` tells them apart, or "unresolved" where there's no noise estimate to judge by.
     `tied_with` holds point ids; `tied_in` names the objectives in which a tied point isn't shown to be beaten.
     `p_frontier`: how likely no other point is as good in all objectives and better in one (`sweeper.joint`), None
-    without a noise estimate.
+    without a noise estimate. `dominated_by` has up to three points that dominate it with a chance of 5% or more, the
+    likeliest first.
     """
 
     point_id: str
@@ -68,3 +78,8 @@ class Point:
     tied_with: tuple[str, ...]
     tied_in: tuple[str, ...]
     p_frontier: float | None = None
+    dominated_by: tuple[Rival, ...] = ()
+
+    def treatment(self, metric: str) -> str:
+        """Whose the measurements of `metric` are: points of one config share its losses, of one probe its speeds."""
+        return self.config_id if metric == "val_loss" else self.probe_id

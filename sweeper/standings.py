@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sweeper.frontier import PlannedPoint, device_frontiers
+from sweeper.judged import judged_devices
 from sweeper.lines import event_record
+from sweeper.observations import PlannedPoint
 from sweeper.points import Point
 from sweeper.records import Final, Speed
 from sweeper.search.follow_up import Candidate
@@ -21,7 +22,7 @@ def standings(
     nuisance: Sequence[str] = (),
 ) -> list[Standing]:
     """Of each measured point, on each kind of device that measured it; of `nuisance` axes at the best value alone."""
-    found = device_frontiers(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
+    found = judged_devices(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
     return [
         Standing(config_id=point.config_id, p_frontier=point.p_frontier, beaten_by=beaten_by)
         for one in found
@@ -43,7 +44,7 @@ def follow_up_candidates(
     nuisance: Sequence[str] = (),
 ) -> list[Candidate]:
     """The configs that the kind of device with the most points has measured, fastest first."""
-    found = device_frontiers(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
+    found = judged_devices(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
     points = max((one.points for one in found), key=len, default=())
     made = [
         Candidate(

@@ -251,6 +251,7 @@ class StudyRun:
             profile=self.loaded.profile,
             planned=self.points(driver),
             objectives=study.objectives,
+            margins=study.margins.model_dump(),
             nuisance=study.nuisance,
             seeds=self.seeds(driver, records),
             most_seeds=study.trial.most_seeds if study.trial.most_seeds > study.trial.first_seeds else None,

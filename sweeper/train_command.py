@@ -17,6 +17,7 @@ from sweeper.machine import this_machine
 from sweeper.shape_command import counts, preset, shape_or_faults
 from sweeper.study.loader import load
 from sweeper.study.schema import EMBEDDED_DATA, LoadedStudy
+from sweeper.study.sizes import typed
 
 DEFAULT_TOKENS = "60M"
 _PLAIN = ("tokens_per_step", "tokens", *LENGTHS, "eval_tokens", "fp8_backend", "fp8_filter")
@@ -62,7 +63,7 @@ def gave_way(flags: Mapping[str, Any], shape: Shape) -> str:
 def _document(flags: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     data = Path(flags["data"])
     here = flags["data"] not in EMBEDDED_DATA and data.exists()
-    given = {name: _number(flags[name]) for name in _PLAIN if flags[name] is not None}
+    given = {name: typed(flags[name]) for name in _PLAIN if flags[name] is not None}
     if not any(name in given for name in ("tokens", *LENGTHS)):
         given["tokens"] = DEFAULT_TOKENS
     return {
@@ -75,7 +76,7 @@ def _document(flags: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
             **given,
             "seq_len": _count(flags, "seq_len", 1024),
             "seeds": _count(flags, "seeds", 1),
-            "branch_at": [_number(at) for at in (flags["branch_at"] or "").split(",") if at],
+            "branch_at": [typed(at) for at in (flags["branch_at"] or "").split(",") if at],
             "data": str(data.absolute()) if here else flags["data"],
             "precision": "fp8" if flags["use_fp8"] else flags["precision"] or "bf16",
             "compile": flags["compile"],
@@ -112,18 +113,7 @@ def _steps(flags: Mapping[str, Any], *, seq_len: int) -> dict[str, Any]:
 def _optimizer(flags: Mapping[str, Any]) -> dict[str, Any]:
     names = {"name": "optimizer", "parametrization": "parametrization", "batch_scaling": "batch_scaling"}
     words = {name: flags[flag] for name, flag in names.items() if flags[flag] is not None}
-    numbers = {name: _number(flags[name]) for name in ("lr", *OPTIMIZER_NUMBERS) if flags[name] is not None}
-    base = {name: _number(flags[f"base_{name}"]) for name in BASE_FIELDS if flags[f"base_{name}"] is not None}
-    betas = {} if flags["betas"] is None else {"betas": [_number(beta) for beta in flags["betas"].split(",")]}
+    numbers = {name: typed(flags[name]) for name in ("lr", *OPTIMIZER_NUMBERS) if flags[name] is not None}
+    base = {name: typed(flags[f"base_{name}"]) for name in BASE_FIELDS if flags[f"base_{name}"] is not None}
+    betas = {} if flags["betas"] is None else {"betas": [typed(beta) for beta in flags["betas"].split(",")]}
     return {**words, **numbers, **betas, **({"base": base} if base else {})}
-
-
-def _number(text: str) -> int | float | str:
-    """A bare number as one, which YAML would write in quotes; with a unit, or wrong, it stays text."""
-    for kind in (int, float):
-        try:
-            value = kind(text)
-        except ValueError:
-            continue
-        return value if math.isfinite(value) else text
-    return text

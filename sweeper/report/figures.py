@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 WIDTH_INCHES, TITLE_INCHES, PANEL_INCHES, DPI = 4.8, 0.6, 3.6, 200
 MOST_LABELS = 12
 """Of more points than these, only those on the frontier or tied with it are named."""
-INK, FAINT = "#222222", "#666666"
+MOST_BARS = 60
+"""Of more points than these, those that are dominated are small and without bars."""
+INK, FAINT, BAND = "#222222", "#666666", "#009E73"
 _LOOKS = {
     "frontier": ("#0072B2", "o", True),
     "tied": ("#E69F00", "D", True),
@@ -127,8 +129,9 @@ def _panel(axes: Axes, one: Mapping[str, Any], number: int) -> None:
     if max(speeds) > 8 * min(speeds):
         axes.set_xscale("log")
     for i, point in enumerate(points):
-        _point(axes, point, f"point-{number}-{i}")
+        _point(axes, point, f"point-{number}-{i}", small=_is_small(point, points))
     _limits(axes, points)
+    _band(axes, one["attainment"])
     steps = _attained(axes, [p for p in points if p["on_frontier"]])
     _furniture(axes, one)
     named = sorted(points, key=lambda p: list(STANDINGS).index(p["standing"]))
@@ -140,8 +143,8 @@ def _panel(axes: Axes, one: Mapping[str, Any], number: int) -> None:
         texts=[p["label"] for p in named],
         colours=[_LOOKS[p["standing"]][0] for p in named],
         marks=[_centre(p) for p in points],
-        segments=[*(bar for p in points for bar in _bar_segments(p)), *steps],
-        dots=[dot for p in points for dot in _dots(p)],
+        segments=[*(bar for p in points if not _is_small(p, points) for bar in _bar_segments(p)), *steps],
+        dots=[dot for p in points if not _is_small(p, points) for dot in _dots(p)],
     )
 
 
@@ -168,28 +171,33 @@ def _dots(point: Mapping[str, Any]) -> list[tuple[float, float]]:
     return [(sample["tokens_per_s"] or speed, sample["val_loss"]) for sample in point["samples"]]
 
 
-def _point(axes: Axes, point: Mapping[str, Any], gid: str) -> None:
+def _is_small(point: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> bool:
+    return len(points) > MOST_BARS and point["standing"] == "dominated"
+
+
+def _point(axes: Axes, point: Mapping[str, Any], gid: str, *, small: bool) -> None:
     colour, marker, filled = _LOOKS[point["standing"]]
     x, y = _centre(point)
     left, right, bottom, top = _bars(point)
-    if len(point["samples"]) > 1:
+    if len(point["samples"]) > 1 and not small:
         dots = _dots(point)
         axes.plot(
             [d[0] for d in dots], [d[1] for d in dots], ".", color=colour, alpha=0.4, markersize=3.5,
             markeredgewidth=0, zorder=2,
         )  # fmt: skip
-    axes.plot([left, right], [y, y], color=colour, linewidth=1.0, zorder=3)
-    axes.plot([x, x], [bottom, top], color=colour, linewidth=1.0, zorder=3)
+    if not small:
+        axes.plot([left, right], [y, y], color=colour, linewidth=1.0, zorder=3)
+        axes.plot([x, x], [bottom, top], color=colour, linewidth=1.0, zorder=3)
     axes.plot(
         [x],
         [y],
         marker=marker,
         color=colour,
-        markersize=6.5,
+        markersize=4.0 if small else 6.5,
         markerfacecolor=colour if filled else "white",
         markeredgecolor="white" if filled else colour,
         markeredgewidth=0.6 if filled else 1.2,
-        zorder=4,
+        zorder=3.5 if small else 4,
         gid=gid,
     )
 
@@ -228,6 +236,22 @@ def _attained(axes: Axes, best: Sequence[Mapping[str, Any]]) -> list[Segment]:
     return [*flat, *steep]
 
 
+def _band(axes: Axes, surfaces: Sequence[Mapping[str, Any]]) -> None:
+    """Shade what lies between the surfaces that 2.5% and 97.5% of the drawn frontiers attain."""
+    if not surfaces:
+        return
+    outer, inner = (surfaces[end]["vertices"] for end in (0, -1))
+    (left, right), (_, top) = axes.get_xlim(), axes.get_ylim()
+    speeds = sorted({left, right, *(min(max(speed, left), right) for _, speed in (*outer, *inner))})
+    low, high = ([min(_lowest_loss(vertices, speed), top) for speed in speeds] for vertices in (outer, inner))
+    axes.fill_between(speeds, low, high, step="pre", color=BAND, alpha=0.10, linewidth=0, zorder=1.2)
+
+
+def _lowest_loss(vertices: Sequence[Sequence[float]], speed: float) -> float:
+    """What a surface of corners (val_loss, tokens_per_s) attains at a speed: infinite beyond its fastest."""
+    return min((loss for loss, other in vertices if other >= speed), default=float("inf"))
+
+
 def _furniture(axes: Axes, one: Mapping[str, Any]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -251,10 +275,10 @@ def _furniture(axes: Axes, one: Mapping[str, Any]) -> None:
         color=FAINT,
         parse_math=False,
     )
-    _legend(axes, {point["standing"] for point in one["points"]})
+    _legend(axes, {point["standing"] for point in one["points"]}, band=bool(one["attainment"]))
 
 
-def _legend(axes: Axes, standings: set[str]) -> None:
+def _legend(axes: Axes, standings: set[str], *, band: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -270,6 +294,8 @@ def _legend(axes: Axes, standings: set[str]) -> None:
             }
             handles.append(Line2D([], [], linestyle="none", label=STANDINGS[standing], **look))
     handles.append(Patch(color="#0072B2", alpha=0.15, linewidth=0, label="attained"))
+    if band:
+        handles.append(Patch(color=BAND, alpha=0.2, linewidth=0, label="95% of frontiers"))
     axes.legend(
         handles=handles,
         loc="lower left",

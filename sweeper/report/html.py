@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from sweeper.labels import duration, gibibytes, labels, short
-from sweeper.report import curves
+from sweeper.labels import duration, gibibytes, labels, listed, short
+from sweeper.report import curves, heatmaps
 from sweeper.report.comparison import legend, page_pairs, side_text
 from sweeper.report.environment import environment_rows
-from sweeper.report.figures import frontier_png, frontier_svg
+from sweeper.report.figures import frontier_png
 from sweeper.report.horizons import TITLE, section
-from sweeper.report.tables import loss_interval, percent, speed_interval
+from sweeper.report.linked_figure import linked_svg
+from sweeper.report.side_results import ladder_table, precision_tables
+from sweeper.report.tables import percent
 from sweeper.report.text import (
     MEMORY_PLANNED,
-    OBJECTIVES,
-    TIED_MEANS,
     answer,
-    further_objectives,
     main_device,
     noise_sentences,
-    objective_cell,
     plan_facts,
     plan_warnings,
     put_last_sentences,
-    resolved_text,
-    standing_cell,
+    tied_means,
     useful_sentence,
 )
+from sweeper.report.trials import config_names, planned_outcomes, point_table, row_id, script_data, trial_table
 from sweeper.run_folder import RunFolder, write_atomically
-from sweeper.useful import of_own_seconds, own_seconds
 
 if TYPE_CHECKING:
     import jinja2
 
     from sweeper.compare import Comparison
-    from sweeper.frontier import Frontier
+    from sweeper.frontier import DeviceFrontier, Frontier
 
 MOST_PLAN_ROWS = 200
+"""Configs in the plan's table; trials and points are all in theirs."""
+MOST_OPEN_ROWS = 30
+"""A longer table scrolls within its box."""
 
 
 def write_report(
@@ -108,19 +111,26 @@ def render(
     from sweeper.frontier import frontier_json
 
     plain = frontier_json(found)
-    finals = _planned_finals(plan_json, records)
+    names = config_names(found, plan_json)
+    outcomes = planned_outcomes(names, plan_json["totals"]["most_seeds"], records)
+    finals = [record for record in outcomes if record["type"] == "final"]
+    script = _script()
     return _template("report.html.j2").render(
         found=found,
+        policy=_policy(script),
+        script=script,
+        data=script_data(found, outcomes, names),
         question=study.get("question") or found.study,
         answer=answer(found),
-        svg=frontier_svg(plain) if found.frontiers else "",
-        standing=standing_cell,
-        further=further_objectives,
-        objective_names=OBJECTIVES,
-        objective_cell=objective_cell,
-        tied_means=TIED_MEANS,
-        noise={one.device: noise_sentences(one) for one in found.frontiers},
-        panels=curves.panels(_json_points(found, plain), finals),
+        svg=linked_svg(plain, {config_id: row_id(config_id) for config_id in names}) if found.frontiers else "",
+        tied_means=tied_means(found.margins),
+        sections=[
+            _section(one, plain_one, found.margins)
+            for one, plain_one in zip(found.frontiers, plain["frontiers"], strict=True)
+        ],
+        most_open_rows=MOST_OPEN_ROWS,
+        heat=heatmaps,
+        panels=_panels(found, plain, finals),
         curve=curves,
         plan=plan_json,
         plan_facts=plan_facts(plan_json),
@@ -128,7 +138,7 @@ def render(
         plan_rows=_plan_rows(plan_json),
         memory_planned=MEMORY_PLANNED,
         memory_measured=_memory_measured(finals),
-        trials=_trials(plan_json, records),
+        trials=trial_table(outcomes, names),
         horizons_title=TITLE,
         horizons=[
             (one.device, *section(one))
@@ -137,12 +147,47 @@ def render(
         ],
         useful=useful_sentence(found.useful),
         put_last=put_last_sentences(found),
-        resolved=resolved_text,
         environment=environment_rows(finals),
         command=command,
         **_compared(comparison),
         study_yaml=yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True),
     )
+
+
+def _section(one: DeviceFrontier, plain: Mapping[str, Any], margins: Mapping[str, float]) -> dict[str, Any]:
+    """What the page shows of one kind of device beside its points."""
+    return {
+        "one": one,
+        "noise": noise_sentences(one, margins),
+        "points": point_table(one),
+        "incomplete": listed(one.incomplete, most=MOST_OPEN_ROWS) if one.incomplete else "",
+        "heat": heatmaps.heat_maps(plain),
+        "precisions": precision_tables(one),
+        "ladder": ladder_table(one),
+    }
+
+
+def _panels(found: Frontier, plain: Mapping[str, Any], finals: Sequence[Mapping[str, Any]]) -> list[curves.Panel]:
+    """Those of the kind of device that the answer is about."""
+    scale = curves.scale_of(drawn := curves.with_curves(finals))
+    if not found.frontiers or scale is None:
+        return []
+    device = main_device(found).device
+    return curves.panels(next(one["points"] for one in plain["frontiers"] if one["device"] == device), drawn, scale)
+
+
+def _script() -> str:
+    return resources.files("sweeper").joinpath("report/templates/page.js").read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    """The page's Content-Security-Policy: nothing is loaded from anywhere, and no script runs but its own.
+
+    Figures carry their colours in style attributes, so styles need to be allowed.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = f"script-src 'sha256-{digest}'; style-src 'unsafe-inline'"
+    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
 
 
 def _template(name: str) -> jinja2.Template:
@@ -155,34 +200,19 @@ def _template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     templates.filters |= {
         "short": short,
         "percent": percent,
-        "loss": loss_interval,
-        "speed": speed_interval,
         "duration": duration,
         "gibibytes": gibibytes,
     }
     return templates.get_template(name)
 
 
-def _json_points(found: Frontier, plain: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    if not found.frontiers:
-        return []
-    device = main_device(found).device
-    return next(list(one["points"]) for one in plain["frontiers"] if one["device"] == device)
-
-
 def _plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     configs = plan["configs"][:MOST_PLAN_ROWS]
     return list(zip(labels(configs), configs, strict=True))
-
-
-def _planned_finals(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The outcomes of trials of a config and a seed that the study asks for now."""
-    planned = {config["config_id"] for config in plan["configs"]}
-    seeds = plan["totals"]["most_seeds"]
-    return [r for r in records if r["type"] == "final" and r["config_id"] in planned and r["seed"] < seeds]
 
 
 def _memory_measured(finals: Sequence[Mapping[str, Any]]) -> str:
@@ -193,36 +223,3 @@ def _memory_measured(finals: Sequence[Mapping[str, Any]]) -> str:
         True: "peak reserved on the device (CUDA)",
     }
     return "; ".join(own[kind] for kind in sorted(on_cuda))
-
-
-def _trials(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per planned trial with an outcome, the latest of each, in the order of the plan."""
-    order = {config["config_id"]: label for label, config in _plan_rows(plan)}
-    seeds = plan["totals"]["most_seeds"]
-    latest = {
-        r["trial_id"]: r
-        for r in records
-        if r["type"] in ("final", "failed") and "trial_id" in r and r["config_id"] in order and r["seed"] < seeds
-    }
-    places = {config_id: i for i, config_id in enumerate(order)}
-    rows = sorted(latest.values(), key=lambda r: (places[r["config_id"]], r["seed"]))
-    return [
-        {
-            "label": order[r["config_id"]],
-            "place": places[r["config_id"]],
-            "seed": r["seed"],
-            "status": (r["status"] if r["type"] == "final" else "failed").replace("_", " "),
-            "why": r.get("error") or "; ".join(r.get("notes") or ()),
-            "val_loss": r.get("val_loss"),
-            "val_bpb": r.get("val_bpb"),
-            "tokens_per_s": (r.get("speed") or {}).get("tokens_per_s"),
-            "tflops_per_s": (r.get("speed") or {}).get("tflops_per_s"),
-            "mfu": (r.get("speed") or {}).get("mfu"),
-            "tokens": r.get("tokens"),
-            "useful": of_own_seconds(r.get("seconds") or {}),
-            "seconds": own_seconds(r.get("seconds") or {}) or None,
-            "peak_memory_bytes": r.get("peak_memory_bytes"),
-            "trial_id": r["trial_id"],
-        }
-        for r in rows
-    ]

@@ -72,6 +72,8 @@ def _best(
     """The cheapest place for `text` near `own`, and its distance in points."""
     scale, size, window = axes.figure.dpi / 72, _size(axes, text), axes.get_window_extent()
     inside = (window.x0, window.x1, window.y0, window.y1)
+    reach = _around(own, _RADII_POINTS[-1] * scale + max(size))
+    obstacles = [(other, weight) for other, weight in obstacles if _overlap(other, reach) > 0]
 
     def cost(place: tuple[Box, float]) -> float:
         box, radius = place

@@ -33,6 +33,7 @@ from sweeper.report.text import (
 if TYPE_CHECKING:
     from sweeper.frontier import DeviceFrontier, Frontier
     from sweeper.observations import PlannedPoint, Record, Seeds
+    from sweeper.options import Figure
     from sweeper.points import Estimate
 
 WIDE = 110
@@ -108,7 +109,7 @@ class _Summary:
             yield Text()
             yield frontier_table(one, width=options.max_width)
             yield Text()
-            yield sentences([*noise_sentences(one), *missing])
+            yield sentences([*noise_sentences(one, self.found.margins), *missing])
             if one.horizons is not None or one.follow_up is not None:
                 yield _horizons(one)
             if one.doubts:
@@ -143,12 +144,12 @@ def sentences(said: Sequence[str], *, bullet: str = "", style: str = "") -> Text
     return Text("\n".join(bullet + sentence for sentence in said), style=style)
 
 
-def loss_interval(loss: Estimate) -> str:
+def loss_interval(loss: Estimate | Figure) -> str:
     """ "1.562 ± 0.021", the mean and half of its 95% interval; "1.562" without one."""
     return f"{loss.mean:.3f}" if loss.high is None else f"{loss.mean:.3f} ± {loss.high - loss.mean:.3f}"
 
 
-def speed_interval(speed: Estimate) -> str:
+def speed_interval(speed: Estimate | Figure) -> str:
     """ "38.2k ± 0.9k" tokens/s; the 95% interval is nearly symmetric, the wider side is shown."""
     if speed.low is None or speed.high is None:
         return short(speed.mean)

@@ -10,6 +10,7 @@ from sweeper.labels import duration, gibibytes, labels, listed, short
 from sweeper.points import MARGINS
 
 if TYPE_CHECKING:
+    from sweeper.differences import LossDifference
     from sweeper.drift import Drift
     from sweeper.frontier import DeviceFrontier, Frontier
     from sweeper.points import Point, Standing
@@ -32,13 +33,6 @@ OBJECTIVES = {
     "train_flops_per_token": "FLOPs/token",
 }
 """An objective as a reader sees it."""
-_MARGIN = f"{MARGINS['tokens_per_s']:.0%}"
-TIED_MEANS = (
-    "“Tied”: by the means some config is as good in both loss and speed, but none is shown to be "
-    f"(95%, per comparison); in brackets, in what it isn't. A speed advantage that is below {_MARGIN} at best "
-    "counts as none; loss has no such margin."
-)
-"""What the standing "tied" claims."""
 MEMORY_PLANNED = "predicted for the tensors alone; a trial on a CPU measures that of its whole process"
 """What the plan's memory is the memory of."""
 
@@ -57,6 +51,20 @@ def objective_cell(name: str, value: float) -> str:
     return gibibytes(value) if name == "peak_memory_bytes" else short(value)
 
 
+def tied_means(margins: Mapping[str, float]) -> str:
+    """What the standing "tied" claims."""
+    loss = f", nor one in loss below {margins['val_loss']:g} nats" if margins["val_loss"] else "; loss has no margin"
+    return (
+        "“Tied”: by the means some config is as good in both loss and speed, but none is shown to be "
+        "(95%, per comparison), or only within the stated margins; in brackets, in what it isn't. A speed advantage "
+        f"that is below {_percent(margins['tokens_per_s'])} at best counts as none{loss}."
+    )
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:g}%"
+
+
 def standing_cell(standing: Standing, tied_in: Sequence[str]) -> str:
     """A standing for a table's cell: "tied (loss)", "tied (speed)", "tied (both)", or as in `STANDINGS`."""
     if standing != "tied":
@@ -65,7 +73,10 @@ def standing_cell(standing: Standing, tied_in: Sequence[str]) -> str:
 
 
 def answer(found: Frontier) -> tuple[str, str]:
-    """Two sentences: which points are on the frontier or tied with it, and which losses are the same."""
+    """Two sentences: which points are on the frontier or tied with it, and whether one has the lowest loss for sure.
+
+    A best is only named as one where it is shown to be better than all others at once.
+    """
     if not any(one.points for one in found.frontiers):
         return _nothing(found)
     one = main_device(found)
@@ -99,11 +110,12 @@ def _first(one: DeviceFrontier) -> str:
         return f"{of} one is on the frontier: {_described(kept[0])}."
     n_tied = sum(p.standing == "tied" for p in kept)
     tied = " or tied with it" if n_tied else ""
-    best = min(kept, key=lambda p: p.objectives["val_loss"].mean)
-    if best is kept[0]:
-        ends = f"{_described(best)} is the fastest and the best in loss"
+    lowest = min(kept, key=lambda p: p.objectives["val_loss"].mean)
+    means = "" if all(best.surely for best in one.best.values()) else ", by the means"
+    if lowest is kept[0]:
+        ends = f"{_described(lowest)} is the fastest and the best in loss{means}"
     else:
-        ends = f"from {_described(kept[0])} to {_described(best)}"
+        ends = f"from {_described(kept[0])} to {_described(lowest)}{means}"
     return f"{of} {len(kept)} are on the quality/speed frontier{tied}: {ends}."
 
 
@@ -132,19 +144,17 @@ def _second(one: DeviceFrontier) -> str:
     noise = one.noise["val_loss"]
     n_configs = len({p.config_id for p in one.points})
     seeds = seeds_text([len(point.samples) for point in one.points])
+    if n_configs == 1:
+        return "A single config has nothing to be compared with."
     if noise.smallest_resolved is None:
-        if n_configs == 1:
-            return "A single config has nothing to be compared with."
         return f"With {seeds} no difference can be told from noise: the order may be chance."
-    groups = tie_groups(one)
-    threshold = f"{noise.smallest_resolved:.3f} nats"
-    if not groups:
-        return f"All differences in loss are resolved: at {seeds} noise explains no more than {threshold}."
-    largest = max(groups, key=len)
-    return (
-        f"{listed(largest, most=8)} can't be told apart in loss: "
-        f"differences below {threshold} are within noise at {seeds}."
-    )
+    best, label = one.best["val_loss"], {p.point_id: p.label for p in one.points}
+    pair = f"of any two, differences below {noise.smallest_resolved:.3f} nats are within noise at {seeds}"
+    if best.surely:
+        return f"{best.label} has the lowest loss, shown against all others at once; {pair}."
+    others = list(dict.fromkeys(label[point_id] for point_id in best.tied_with))
+    names = listed([best.label, *others], most=8)
+    return f"Which has the lowest loss is open: judged all at once, {names} can't be told apart in loss; {pair}."
 
 
 def seeds_text(each: Sequence[int]) -> str:
@@ -174,42 +184,73 @@ def tie_groups(one: DeviceFrontier) -> list[tuple[str, ...]]:
 
 MOST_TIES = 4
 """Groups of ties that are listed, those of the lowest losses."""
+MOST_TIED = 8
+"""Points tied with the frontier of which it is said with which and in what, the fastest."""
 
 
-def noise_sentences(one: DeviceFrontier) -> list[str]:
+def noise_sentences(one: DeviceFrontier, margins: Mapping[str, float] = MARGINS) -> list[str]:
     """The gap, the ties, the noise and the minimum detectable difference, one sentence or two each."""
     noise, sentences = one.noise["val_loss"], []
     gap = one.gap
     if gap is not None and gap.standard_error:
-        sentences.append(
-            f"Best to worst: {gap.labels[0]} is {gap.difference:.3f} ± {gap.standard_error:.3f} nats below "
-            f"{gap.labels[1]} (± standard error, paired by seed; "
-            f"{gap.difference / gap.standard_error:.1f} times it)."
-        )
+        sentences.append(_gap_sentence(gap))
     if groups := tie_groups(one):
         said = [listed(group, most=8) for group in groups[:MOST_TIES]]
         more = len(groups) - len(said)
         said += [f"and {more} more such {'groups' if more > 1 else 'group'} with higher losses"] if more else []
-        sentences.append("Tied in loss: " + "; ".join(said) + ".")
-    sentences.extend(_tied_with_frontier(one))
+        sentences.append("Tied in loss, two by two: " + "; ".join(said) + ".")
+    sentences += [*_within_margin(one, margins), *_tied_with_frontier(one), *_rivals_sentence(one)]
+    if one.points:
+        sentences.append(_hypervolume_sentence(one))
     if noise.residual_sd is not None:
         sentences.append(
             f"Noise: a trial's loss scatters by {noise.residual_sd:.3f} nats (sd, "
             f"{noise.degrees_of_freedom} degrees of freedom). A difference below "
-            f"{noise.smallest_resolved or 0:.3f} is a tie; a true one of "
-            f"{noise.minimum_detectable or 0:.3f} would be found 8 times in 10."
+            f"{noise.smallest_resolved or 0:.3f} between two that are compared for their own sake is a tie; "
+            f"a true one of {noise.minimum_detectable or 0:.3f} would be found 8 times in 10."
         )
     speed = one.noise["tokens_per_s"]
     if speed.smallest_resolved is not None:
         sentences.append(
             f"Speeds less than {speed.smallest_resolved:.1%} apart are within noise; "
-            f"being faster by less than {_MARGIN} at best counts as no advantage."
+            f"being faster by less than {_percent(margins['tokens_per_s'])} at best counts as no advantage."
         )
     if one.drift is not None:
         sentences.append(drift_sentence(one.drift))
     sentences += tuned_sentences(one)
     sentences.append(one.held_equal)
     return sentences
+
+
+def _within_margin(one: DeviceFrontier, margins: Mapping[str, float]) -> list[str]:
+    """The pairs that are tied because no more than the margin lies between them, though noise tells them apart."""
+    pairs = [" and ".join(tie.labels) for tie in one.ties if tie.within_margin and (tie.low or 0) > 0]
+    more = len(pairs) - MOST_TIES
+    listed_pairs = pairs[:MOST_TIES] + ([f"and {more} more {'pairs' if more > 1 else 'pair'}"] if more > 0 else [])
+    within = f"Tied within the stated margin of {margins['val_loss']:g} nats, though told apart: "
+    return [f"{within}{'; '.join(listed_pairs)}."] if pairs else []
+
+
+def _hypervolume_sentence(one: DeviceFrontier) -> str:
+    """The hypervolume, its interval, and from where it is measured."""
+    interval, names = one.hypervolume_interval, list(one.reference)
+    between = f", 95% interval {short(interval.low)} to {short(interval.high)}" if interval else ""
+    units = " nats × tokens/s" if set(names) == BOTH else ""
+    worst = ", ".join(f"{OBJECTIVES[name]} {short(one.reference[name], 4)}" for name in names)
+    return f"Hypervolume {short(one.hypervolume)}{units}{between}: from the frontier to the worst of each ({worst})."
+
+
+def _gap_sentence(gap: LossDifference) -> str:
+    said = (
+        f"Best to worst: {gap.labels[0]} is {gap.difference:.3f} ± {gap.standard_error or 0:.3f} nats below "
+        f"{gap.labels[1]} (± standard error, paired by seed)"
+    )
+    interval = f"95% interval {gap.low or 0:.3f} to {gap.high or 0:.3f} for all pairs at once, as these two are picked"
+    if gap.within_margin:
+        return f"{said}; {interval}: all of it within the stated margin."
+    if (gap.low or 0) > 0:
+        return f"{said}; {interval}."
+    return f"{said}, which noise alone can make of equal configs ({interval})."
 
 
 def drift_sentence(drift: Drift) -> str:
@@ -262,12 +303,30 @@ def _value(value: object) -> str:
 
 def _tied_with_frontier(one: DeviceFrontier) -> list[str]:
     label = {p.point_id: p.label for p in one.points}
-    return [
+    tied = [p for p in one.points if p.standing == "tied"]
+    said = [
         f"{p.label} is tied with the frontier: {listed([label[i] for i in p.tied_with])} "
         f"{'are' if len(p.tied_with) > 1 else 'is'} not shown to beat it in {_in_what(p.tied_in)}."
-        for p in one.points
-        if p.standing == "tied"
+        for p in tied[:MOST_TIED]
     ]
+    return said + ([f"{len(tied) - len(said)} more are tied with the frontier."] if len(tied) > len(said) else [])
+
+
+MOST_DOMINATED = 6
+"""Points whose rivals are listed."""
+
+
+def _rivals_sentence(one: DeviceFrontier) -> list[str]:
+    """By whom the points off the frontier are dominated, and how likely."""
+    label = {p.point_id: p.label for p in one.points}
+    each = [
+        f"{p.label} by {', '.join(f'{label[rival.point_id]} {rival.chance:.0%}' for rival in p.dominated_by)}"
+        for p in one.points
+        if p.dominated_by and not p.on_frontier
+    ]
+    more = len(each) - MOST_DOMINATED
+    said = each[:MOST_DOMINATED] + ([f"and {more} more points (frontier.json has them)"] if more > 0 else [])
+    return ["Chance of being dominated: " + "; ".join(said) + "."] if said else []
 
 
 def _in_what(tied_in: Sequence[str]) -> str:

@@ -32,6 +32,7 @@ def build(document: Document, axes: Mapping[str, Axis], *, data: str) -> Study:
         trial=_trial(document, axes).model_copy(update={"data": data}),
         search=document.search,
         objectives=document.objectives,
+        margins=document.margins,
         nuisance=document.nuisance,
         resources=document.resources,
         follow_up=document.follow_up,

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from sweeper.points import MARGINS
 from sweeper.study.sizes import Duration, Longer, Real, Whole
 
 EMBEDDED_DATA = ("python-stdlib", "python-packages")
@@ -271,6 +272,13 @@ class Resources(_Frozen):
 DEFAULT_OBJECTIVES: Mapping[str, Literal["min", "max"]] = {"val_loss": "min", "tokens_per_s": "max"}
 
 
+class Margins(_Frozen):
+    """Differences that don't matter: nats of val_loss, a fraction of tokens_per_s."""
+
+    val_loss: Annotated[float, Real(below=10, kind="count")] = MARGINS["val_loss"]
+    tokens_per_s: Fraction = MARGINS["tokens_per_s"]
+
+
 class Document(_Frozen):
     """A study's YAML with its profile merged in and `profiles` taken out. `axes` as written."""
 
@@ -287,6 +295,9 @@ class Document(_Frozen):
     trial: Trial
     search: Search = Search()
     objectives: Mapping[str, Literal["min", "max"]] = DEFAULT_OBJECTIVES
+    margins: Margins = Field(
+        default=Margins(), description="Differences that don't matter, such as {val_loss: 0.01, tokens_per_s: 2%}."
+    )
     nuisance: tuple[str, ...] = Field(
         default=(), description="Axes, such as optimizer.lr, of which each shape is judged at its best value."
     )
@@ -319,6 +330,7 @@ class Study(_Frozen):
     trial: Trial
     search: Search = Search()
     objectives: Mapping[str, Literal["min", "max"]] = DEFAULT_OBJECTIVES
+    margins: Margins = Margins()
     nuisance: tuple[str, ...] = ()
     resources: Resources = Resources()
     follow_up: FollowUpFields | None = None

@@ -60,6 +60,17 @@ def quantity(text: str, *, kind: Kind) -> Decimal:
     return Decimal(number.replace("_", "")) * factor
 
 
+def typed(text: str) -> int | float | str:
+    """A bare number as one, which YAML would write in quotes; with a unit, or wrong, it stays text."""
+    for kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            continue
+        return value if math.isfinite(value) else text
+    return text
+
+
 def shown(value: Any) -> str:
     """A value as a message shows it: short, on one line, printable."""
     if isinstance(value, bool) or value is None:

@@ -156,6 +156,10 @@ def test_nothing_feasible_is_exit_code_3(said, place):
         "report none.yaml",
         "report tiny.yaml",
         "report text",
+        "recommend none.yaml",
+        "recommend tiny.yaml",
+        "recommend text",
+        "recommend tiny.yaml --max-params many",
         "shape --n_layers 0",
         "shape none",
         "train --tokens soon --dry_run",
@@ -173,7 +177,7 @@ def test_wrong_input_is_exit_code_2(said, place, arguments):
     assert said(*arguments.split(), code=2).strip()
 
 
-@pytest.mark.parametrize("command", ["status", "report"])
+@pytest.mark.parametrize("command", ["status", "report", "recommend"])
 @pytest.mark.parametrize("options", [["--profile", "cpu"], ["--set", "trial.seeds=2"], ["--out", "elsewhere"]])
 def test_a_run_folder_takes_no_options_of_a_study(said, folder, command, options):
     assert f"leave {options[0]} out" in said(command, folder, *options, code=2)
@@ -324,7 +328,7 @@ def test_only_what_trains_says_that_it_goes_on(said, place, monkeypatch, command
 # Run folders that are damaged, or from elsewhere
 
 
-@pytest.mark.parametrize("command", ["status", "report"])
+@pytest.mark.parametrize("command", ["status", "report", "recommend"])
 def test_a_damaged_ledger_says_where(said, folder, command):
     (folder / "ledger.jsonl").write_text('{"type": "asked"\n{}\n')
     for study in (folder, "tiny.yaml"):

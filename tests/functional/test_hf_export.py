@@ -1,10 +1,13 @@
 """An exported model against Hugging Face's own reading of it: the same logits, nothing missing, the same tokens."""
 
+import json
+
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trial_jobs import job, write_chain
 
+from model.shape import Shape, llama_config
 from model.transformer import build
 from runners.checkpoint import Checkpoints, parameters_of
 from runners.data.dataset import held_out_batches, open_data
@@ -86,3 +89,19 @@ def test_an_unfinished_training_is_not_exported(chain, tmp_path):
     assert export_finished(checkpoints, run.config, tmp_path / "hf") == []
     with pytest.raises(UsageError, match="no whole checkpoint"):
         export(tmp_path / "nothing.safetensors", tmp_path / "hf")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("n_layers", "d_model", "n_heads", "n_kv_heads", "ffn_hidden"), [(2, 96, 3, 1, 784), (30, 576, 9, 3, 1536)]
+)
+def test_the_llama_config_builds_a_model_of_the_same_count(tied, n_layers, d_model, n_heads, n_kv_heads, ffn_hidden):
+    shape = Shape(
+        n_layers=n_layers, d_model=d_model, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=d_model // n_heads,
+        ffn_hidden=ffn_hidden, vocab_size=4096, tie_embeddings=tied,
+    )  # fmt: skip
+    plain = json.loads(json.dumps(llama_config(shape, seq_len=256)))
+    with torch.device("meta"):
+        llama = LlamaForCausalLM(LlamaConfig(**plain))
+    assert sum(parameter.numel() for parameter in llama.parameters()) == shape.params.total
+    assert llama.config.head_dim == shape.head_dim

@@ -69,10 +69,18 @@ def test_the_readmes_shape_is_what_the_command_prints(capsys):
     assert said(capsys, *command.removeprefix("$ sweeper ").split()) == output
 
 
+def test_the_readmes_recommendation_is_that_of_the_recorded_study(study, capsys):
+    shown = block(README, "`recommend` answers", "console")
+    command, _, output = shown.partition("\n")
+    words = [str(ROOT / word) if word.startswith("benchmarks/") else word for word in command.split()[2:]]
+    assert said(capsys, *words).startswith(output)
+    assert "To train L2 f784" in output
+
+
 def test_every_command_is_in_the_readme_and_every_one_there_exists(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
-    listed = re.findall(r"^    (\w+) {2,}", capsys.readouterr().out, re.MULTILINE)
+    listed = re.findall(r"^    (\w+)(?: {2,}|$)", capsys.readouterr().out, re.MULTILINE)
     described = re.findall(r"^    sweeper (\w+)", README[README.index("## Commands") :], re.MULTILINE)
     assert listed == described
     assert len(listed) >= 9

@@ -6,7 +6,6 @@ import json
 import math
 from itertools import product
 
-import numpy as np
 import pytest
 from frontier_fakes import (
     LOSSES,
@@ -23,7 +22,6 @@ from frontier_fakes import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.dominance import nondominated
 from sweeper.errors import UsageError
 from sweeper.frontier import Frontier, frontier, frontier_json
 from sweeper.lines import event_record
@@ -40,15 +38,6 @@ def standings(records, planned) -> dict[str, str]:
 
 
 VALUES = st.lists(st.tuples(*[st.integers(0, 6) | st.floats(0, 6)] * 2), min_size=1, max_size=12)
-
-
-@given(VALUES)
-@settings(deadline=None)
-def test_non_dominated_rows_agree_with_brute_force(rows):
-    kept = nondominated(np.array(rows, dtype=float), [False, True])
-    for i, (loss, speed) in enumerate(rows):
-        beaten = any(q[0] <= loss and q[1] >= speed and (q[0] < loss or q[1] > speed) for q in rows)
-        assert kept[i] == (not beaten)
 
 
 @given(VALUES)

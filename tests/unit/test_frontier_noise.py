@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeper.noise import Observation, fit
+from sweeper.noise import Observation, fit, studentized_range_quantile
 
 CONFIGS = ("a", "b", "c", "d")
 
@@ -113,3 +113,10 @@ def test_the_typical_standard_error_is_the_root_mean_square_over_pairs():
     fitted = fit(observations(values))
     errors = [fitted.difference(a, b).standard_error for a in CONFIGS for b in CONFIGS if a < b]
     assert fitted.typical_standard_error() == pytest.approx(math.sqrt(np.mean(np.square(errors))))
+
+
+@pytest.mark.parametrize("groups", [2, 6, 24, 200])
+@pytest.mark.parametrize("degrees_of_freedom", [1, 2, 5, 46, 400])
+def test_the_studentized_ranges_quantile_is_scipys(groups, degrees_of_freedom):
+    wanted = stats.studentized_range.ppf(0.95, groups, degrees_of_freedom)
+    assert studentized_range_quantile(0.95, groups, degrees_of_freedom) == pytest.approx(wanted, rel=3e-5)

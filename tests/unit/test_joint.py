@@ -1,15 +1,13 @@
-"""P(on frontier) where it is known in closed form, and the walk against brute force."""
+"""P(on frontier) where it is known in closed form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
-from sweeper.joint import _of_two, drawn_means, frontier_probabilities
+from sweeper.joint import drawn_means, joint_draws
 from sweeper.noise import Observation, fit
 from sweeper.points import Estimate
 
@@ -21,6 +19,9 @@ class Where:
     config_id: str
     probe_id: str
     objectives: Mapping[str, Estimate] = field(default_factory=dict)
+
+    def treatment(self, metric):
+        return self.config_id if metric == "val_loss" else self.probe_id
 
 
 def fitted(values):
@@ -37,9 +38,10 @@ def test_of_two_points_the_slower_ones_chance_is_that_of_a_lower_loss():
         noise = source.normal(0, 0.02, size=(2, 4))
         losses = fitted({"fast": 2.0 + noise[0], "slow": 2.0 - gap + noise[1]})
         speeds = fitted({"fast": [5.0, 5.001, 5.002, 5.0], "slow": [4.0, 4.002, 4.001, 4.0]})
-        fast, slow = frontier_probabilities(
+        draws = joint_draws(
             [Where("fast", "fast"), Where("slow", "slow")], {"val_loss": losses, "tokens_per_s": speeds}, OBJECTIVES
         )
+        fast, slow = draws.p_frontier
         difference = losses.difference("fast", "slow")
         wanted = stats.t.cdf(difference.value / difference.standard_error, df=losses.degrees_of_freedom)
         assert fast == 1.0
@@ -63,30 +65,16 @@ def test_draws_have_the_mean_and_the_spread_of_the_fits_intervals():
 def test_without_an_estimate_of_noise_nothing_is_said():
     alone = fitted({"a": [2.0], "b": [2.1]})
     points = [Where("a", "a"), Where("b", "b")]
-    assert frontier_probabilities(points, {"val_loss": alone, "tokens_per_s": alone}, OBJECTIVES) == [None, None]
+    assert joint_draws(points, {"val_loss": alone, "tokens_per_s": alone}, OBJECTIVES) is None
 
 
 def test_points_that_share_a_measurement_share_its_draws():
     losses = fitted({"a": [2.0, 2.1], "b": [2.5, 2.61]})
     speeds = fitted({"p": [5.0, 5.1], "q": [4.0, 4.11]})
     points = [Where("a", "p"), Where("b", "p"), Where("a", "p")]
-    first, beaten, same = frontier_probabilities(points, {"val_loss": losses, "tokens_per_s": speeds}, OBJECTIVES)
+    first, beaten, same = joint_draws(points, {"val_loss": losses, "tokens_per_s": speeds}, OBJECTIVES).p_frontier
     assert first == same > 0.95
     assert beaten < 0.05
-
-
-SMALL = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=9)
-
-
-@settings(max_examples=500, deadline=None, database=None)
-@given(SMALL)
-def test_the_walk_finds_what_no_other_point_beats(points):
-    first, second = (np.array([[p[k] for p in points]], dtype=float) for k in (0, 1))
-    wanted = [
-        not any(a[0] <= p[0] and a[1] <= p[1] and a != p for a in points)
-        for p in points
-    ]  # fmt: skip
-    assert _of_two(first, second)[0].tolist() == wanted
 
 
 def test_an_objective_without_noise_counts_in_every_draw():
@@ -98,5 +86,5 @@ def test_an_objective_without_noise_counts_in_every_draw():
         Where(name, name, {"params": Estimate(mean=value, sd=None, n=1, low=value, high=value)})
         for name, value in (("small", 1e6), ("large", 2e6))
     ]
-    assert frontier_probabilities(points, fits, OBJECTIVES)[0] < 0.01
-    assert frontier_probabilities(points, fits, {**OBJECTIVES, "params": "min"})[0] == 1.0
+    assert joint_draws(points, fits, OBJECTIVES).p_frontier[0] < 0.01
+    assert joint_draws(points, fits, {**OBJECTIVES, "params": "min"}).p_frontier[0] == 1.0

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sweeper.gaussian import LEAST_KNOWN
 from sweeper.lines import event_from_record
 from sweeper.records import Execution, Job
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
-from sweeper.search.pruning import LEAST_FINISHED, UNLIKELY, Pruning, PutLast
+from sweeper.search.pruning import UNLIKELY, Pruning, PutLast
 from sweeper.search.resolving import MicroBatches
 from tests.unit.frontier_fakes import OBJECTIVES, config, final, plan, probe
 from tests.unit.frontier_fakes import play as played
@@ -39,7 +40,7 @@ def judged(finished, *, noise=0.005, rng=0, loss=true_loss):
 
 
 def test_nothing_is_put_last_before_enough_is_known():
-    some = random.Random(1).sample(CONFIGS, LEAST_FINISHED)
+    some = random.Random(1).sample(CONFIGS, LEAST_KNOWN)
     assert judged(some[:-1])[1] == {}
 
 

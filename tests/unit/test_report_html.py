@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import re
@@ -15,6 +17,8 @@ from PIL import Image
 from test_report_tables import plan_json
 
 from sweeper.frontier import frontier, frontier_json
+from sweeper.lines import event_record
+from sweeper.records import Failed, Job
 from sweeper.report.figures import frontier_png, frontier_svg
 from sweeper.report.html import render, write_report
 from sweeper.report.placement import place_labels
@@ -88,7 +92,7 @@ def test_the_page_needs_nothing_from_elsewhere():
     assert all(value.startswith("#") for value in loaded)
     assert "@import" not in text
     assert not re.findall(r"url\((?!#)", text)
-    assert not re.findall(r"https?://", text)
+    assert set(re.findall(r"https?://[^\s\"']*", text)) <= {"http://www.w3.org/2000/svg"}, "a name, no address"
 
 
 def test_hostile_names_stay_text():
@@ -101,10 +105,45 @@ def test_hostile_names_stay_text():
     ]
     text = page(planned, records, question=HOSTILE, name=HOSTILE, command=HOSTILE)
     parsed = Page(text)
-    assert parsed.tags.count("script") == 1, "the page's own"
+    assert parsed.tags.count("script") == 2, "the page's own: its data and what shows them"
     assert "<script>alert" not in text
     assert "{{ 7*7 }}" in parsed.text
     assert HOSTILE in parsed.text
+
+
+def test_the_policy_names_the_script_that_is_there_and_data_cannot_end_its_block():
+    planned, records = study({1: 1.7, 3: 1.5}, {1: 4e4, 3: 3e4})
+    text = page(planned, [{**r, "device": HOSTILE} if "device" in r else r for r in records], name=HOSTILE)
+    (policy,) = [value for name, value in Page(text).attributes if name == "content" and "script-src" in value]
+    data, script = re.findall(r"<script[^>]*>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert policy.startswith("default-src 'none';")
+    assert json.loads(data)["points"]["0-0"]["title"] == "L1 f1360"
+
+
+def test_the_page_lists_trials_of_more_configs_than_the_plan_has_rows(monkeypatch):
+    monkeypatch.setattr("sweeper.report.html.MOST_PLAN_ROWS", 2)
+    planned, records = study(LOSSES, SPEEDS)
+    text = page(planned, records)
+    assert "… and 5 more." in Page(text).text
+    assert len(re.findall(r'<tr id="', text)) == 21
+    assert len(set(re.findall(r'<tr id="([^"]*)"', text))) == 21
+
+
+def test_a_trial_is_listed_once_for_each_kind_of_device_and_its_failure_only_without_an_outcome():
+    planned, records = study({1: 1.7, 3: 1.5}, {1: 4e4, 3: 3e4}, seeds=2)
+    finals = [r for r in records if r["type"] == "final"]
+    job = Job(kind="train", config=planned[0].config, execution=planned[0].execution, seed=0)
+    lost = Job(kind="train", config=planned[0].config, execution=planned[0].execution, seed=2)
+    failed = [{**event_record(Failed(job=of, error=why, traceback="")), "time": finals[0]["time"]}
+              for of, why in ((job, "later"), (lost, "no space"))]  # fmt: skip
+    text = page(planned, [*records, {**finals[0], "device": "NVIDIA H200"}, *failed])
+    rows = re.findall(r"<tr id=.*?</tr>", text)
+    assert [re.sub("<[^>]*>", "|", row).count("|ok|") for row in rows] == [1, 1, 1, 0, 1, 1]
+    assert ["NVIDIA H200" in row for row in rows].count(True) == 1
+    assert ["no space" in row for row in rows] == [False] * 3 + [True] + [False] * 2
+    assert "later" not in text
 
 
 def test_a_study_with_nothing_measured_has_a_page_and_a_figure(tmp_path):
@@ -224,3 +263,14 @@ def test_labels_do_not_overlap_each_other_or_markers(seed):
         assert not any(a.contains(x, y) for x, y in centres)
         distances = [math.dist((min(max(x, a.x0), a.x1), min(max(y, a.y0), a.y1)), (x, y)) for x, y in centres]
         assert int(np.argmin(distances)) == i, "a label is nearest to its own point"
+
+
+def test_a_point_that_the_plan_doesnt_list_is_on_the_page_all_the_same():
+    planned, records = study(LOSSES, SPEEDS)
+    plan = plan_json(planned)
+    cut = {**plan, "configs": plan["configs"][:2]}
+    frontier = found(planned, records)
+    text = render(frontier, plan_json=cut, study={"name": "s"}, records=records, command="sweeper run x.yaml")
+    assert len(frontier.frontiers[0].points) > 2
+    for point in frontier.frontiers[0].points:
+        assert f'id="c-{point.config_id}"' in text

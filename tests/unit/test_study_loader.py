@@ -381,3 +381,9 @@ def test_faults_come_before_an_unknown_profile(loads: Loads) -> None:
     with pytest.raises(UsageError, match="no profile 'big'"):
         loads(SMALL, profile="big")
     assert len(faults(loads, SMALL.replace("1M", "1m"), profile="big")) == 1
+
+
+def test_margins_are_nats_and_a_fraction(loads: Loads) -> None:
+    given = loads(SMALL + "    margins: {val_loss: 0.01, tokens_per_s: 2%}\n").study.margins
+    assert given.model_dump() == {"val_loss": 0.01, "tokens_per_s": 0.02}
+    assert loads(SMALL).study.margins.model_dump() == {"val_loss": 0.0, "tokens_per_s": 0.01}
