@@ -3,8 +3,9 @@
     python benchmarks/guide_audit.py [--out FILE]
 
 `guide_claims.yaml` holds what the guide says. Counts are those of `model.shape`; a count is right where it's within 5%
-of the total with a tied or with an untied head, whichever is nearer. Nothing is measured here: the guide's tokens/s are
-compared with one another alone, as its GPU is unnamed.
+of the total with a tied or with an untied head, whichever is nearer. The guide's tokens/s are compared with one another
+alone, as its GPU is unnamed. What it claims on scaling is held against the records of `guide_scaling.py`, its claims on
+quality against those of the studies; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from guide_scaling_page import section, table
+from provenance import RESULTS
 
 from model.shape import FP8_MULTIPLE, Shape, ShapeError, derive, neighbours
 
@@ -64,8 +67,8 @@ def main() -> None:
     parser.parse_args().out.write_text(page(yaml.safe_load(CLAIMS.read_text())))
 
 
-def page(said: Mapping[str, Any]) -> str:
-    """The whole page, of the claims as `guide_claims.yaml` has them."""
+def page(said: Mapping[str, Any], *, results: Path = RESULTS) -> str:
+    """The whole page, of the claims as `guide_claims.yaml` has them and the records in the folder `results`."""
     claims = list(claimed(said))
     parts = [
         _INTRODUCTION.format(tolerance=TOLERANCE, n=len(claims)),
@@ -73,23 +76,24 @@ def page(said: Mapping[str, Any]) -> str:
         *(f"{number}. {finding}" for number, finding in enumerate(findings(said, claims), start=1)),
         "\n## Every configuration\n",
         _COUNTS,
-        *_table(("where", "configuration", "guide", "untied", "tied", "trunk", "verdict"), map(_count_row, claims)),
+        *table(("where", "configuration", "guide", "untied", "tied", "trunk", "verdict"), map(_count_row, claims)),
         "\n## Non-embedding parameters\n",
         "The trunk: all but the two tables of the vocabulary.\n",
-        *_table(
+        *table(
             ("where", "guide", "exact", "verdict"),
             (_trunk_row(claim) for claim in claims if claim.non_embedding is not None),
         ),
         "\n## Quick size calculator\n",
-        *_table(("what", "guide", "exact", "verdict"), _calculator_rows(said["calculator"])),
+        *table(("what", "guide", "exact", "verdict"), _calculator_rows(said["calculator"])),
         "\n## Auto-FFN examples\n",
-        *_table(
+        *table(
             ("d_model", "guide", "int(d_model × 8 / 3)", f"multiple of {FP8_MULTIPLE}"),
             (_ffn_row(one["d_model"], one["ffn_hidden"]) for one in said["auto_ffn"]),
         ),
         "\n## Throughput, within the guide\n",
         _SPEEDS,
-        *_table(("configuration", "guide's tokens/s ÷ those of L32", "FLOPs of L32 ÷ its own"), _speed_rows(said)),
+        *table(("configuration", "guide's tokens/s ÷ those of L32", "FLOPs of L32 ÷ its own"), _speed_rows(said)),
+        *section(said["scaling"], results),
         "\n## Not audited yet\n",
         _OPEN,
     ]
@@ -298,18 +302,12 @@ def _flags(flags: Mapping[str, int]) -> str:
     return " ".join(f"--{name} {value}" for name, value in flags.items())
 
 
-def _table(header: Sequence[str], rows: Any) -> Iterator[str]:
-    yield "| " + " | ".join(header) + " |"
-    yield "|" + " --- |" * len(header)
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
-
-
 _INTRODUCTION = """\
 # The guide, audited
 
 Written by `python benchmarks/guide_audit.py` from the guide's own figures (`benchmarks/guide_claims.yaml`: {n}
-configurations) and the exact counts of `model/shape.py`; a test keeps it so. "Holds" is within {tolerance:.0%}.
+configurations), the exact counts of `model/shape.py` and, for scaling and quality, the records in `benchmarks/results`;
+a test keeps it so. "Holds" is within {tolerance:.0%}.
 """
 _COUNTS = """\
 Untied is what the guide's formula counts (an output table of its own); where tied is nearer, that is what it is held
@@ -320,8 +318,8 @@ Its GPU is unnamed, so that its tokens/s mean something only beside one another.
 (at {SEQ_LEN} positions), the two columns were equal.
 """
 _OPEN = """\
-Its tokens/s and its memory against measured ones, and its claims on scaling (throughput with layers, width and FFN;
-memory linear in layers and batch, quadratic in width): they need measurements on a GPU, of which none is recorded yet.
+Its tokens/s and its memory, row by row, against measured ones: they need measurements on a GPU, of which none is
+recorded yet.
 """
 
 
