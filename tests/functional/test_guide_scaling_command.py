@@ -26,12 +26,13 @@ def test_points_are_measured_once_each_in_a_process_of_its_own(tmp_path):
     assert set(points) == {"round 1: base", "round 1: n_layers 4"}
     small, large = points["round 1: base"], points["round 1: n_layers 4"]
     assert (small["shape"]["n_layers"], large["shape"]["n_layers"]) == (1, 4)
-    assert small["tokens_per_s"] > large["tokens_per_s"] > 0
+    assert large["memory_bytes"] > small["memory_bytes"]
     # Tensors at least, and neither the interpreter nor its libraries, which take 200 MB.
     for point in points.values():
         assert point["predicted_bytes"] < point["memory_bytes"] < 50e6 < point["before_bytes"]
         assert point["memory_bytes"] == point["peak_memory_bytes"] - point["before_bytes"]
         assert point["grad_accum_steps"] >= 2
+        assert point["tokens_per_s"] > 0
 
     again = command("--rounds", 1, "--out", out)
     assert again.returncode == 0
