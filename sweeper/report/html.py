@@ -13,6 +13,7 @@ from sweeper.labels import duration, gibibytes, labels, listed, short
 from sweeper.report import curves, heatmaps
 from sweeper.report.comparison import legend, page_pairs, side_text
 from sweeper.report.environment import environment_rows
+from sweeper.report.facts import noise_sentences
 from sweeper.report.figures import frontier_png
 from sweeper.report.horizons import TITLE, section
 from sweeper.report.linked_figure import linked_svg
@@ -22,7 +23,6 @@ from sweeper.report.text import (
     MEMORY_PLANNED,
     answer,
     main_device,
-    noise_sentences,
     plan_facts,
     plan_warnings,
     put_last_sentences,

@@ -14,13 +14,13 @@ from rich.text import Text
 
 from sweeper.labels import duration, gibibytes, labels, short
 from sweeper.records import SCHEMA
+from sweeper.report.facts import noise_sentences
 from sweeper.report.horizons import TITLE, section
 from sweeper.report.text import (
     MEMORY_PLANNED,
     OBJECTIVES,
     answer,
     further_objectives,
-    noise_sentences,
     objective_cell,
     plan_facts,
     plan_warnings,

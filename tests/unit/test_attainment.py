@@ -12,8 +12,8 @@ from frontier_fakes import LOSSES, OBJECTIVES, SPEEDS, config, final, plan, stud
 from sweeper.attainment import MOST_VERTICES, PERCENT, attainment, hypervolume_interval
 from sweeper.frontier import frontier, frontier_json
 from sweeper.joint import MOST_VALUES, Draws, _on_frontier
+from sweeper.report.facts import noise_sentences
 from sweeper.report.figures import frontier_svg
-from sweeper.report.text import noise_sentences
 
 
 def drawn(n_draws, n_points, *, noise=0.1):
@@ -77,13 +77,15 @@ def test_the_report_has_interval_band_and_rivals():
     said = " ".join(noise_sentences(result.frontiers[0]))
     assert "95% interval" in said[said.index("Hypervolume") :]
     assert "95% of frontiers" in frontier_svg(frontier_json(result))
-    dominated = next(p for p in one["points"] if p["standing"] == "dominated")
-    rivals = dominated["dominated_by"]
+    off = [p for p in one["points"] if not p["on_frontier"] and p["dominated_by"]]
+    sure, open_ = [[p for p in off if (p["dominated_by"][0]["chance"] >= 0.99) is sure] for sure in (True, False)]
+    rivals = open_[0]["dominated_by"]
     assert 1 <= len(rivals) <= 3
     assert [r["chance"] for r in rivals] == sorted((r["chance"] for r in rivals), reverse=True)
     label = {p["point_id"]: p["label"] for p in one["points"]}
-    first = f"{dominated['label']} by {label[rivals[0]['point_id']]} {rivals[0]['chance']:.0%}"
-    assert first in said[said.index("Chance of being dominated") :]
+    first = f"{open_[0]['label']} by {label[rivals[0]['point_id']]} {rivals[0]['chance']:.0%}"
+    assert first in (chances := said[said.index("Chance of being dominated") :])
+    assert not any(f"{p['label']} by" in chances for p in sure)
 
 
 def test_rivals_are_those_that_beat_a_point_in_the_draws():

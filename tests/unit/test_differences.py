@@ -9,7 +9,8 @@ from scipy import stats
 
 from sweeper.frontier import frontier, frontier_json
 from sweeper.noise import Observation, fit
-from sweeper.report.text import answer, noise_sentences, tied_means
+from sweeper.report.facts import noise_sentences
+from sweeper.report.text import answer, tied_means
 
 
 def found(records, planned, **changes):

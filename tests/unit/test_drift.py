@@ -26,7 +26,7 @@ from sweeper.drift import (
 )
 from sweeper.frontier import frontier, frontier_json
 from sweeper.lines import event_from_record
-from sweeper.report.text import drift_sentence, noise_sentences
+from sweeper.report.facts import drift_sentence, noise_sentences
 from sweeper.standings import standings
 
 KIND = environment()["device"]

@@ -10,7 +10,7 @@ import pytest
 from frontier_fakes import OBJECTIVES, PROXY, config, final, plan
 
 from sweeper.frontier import DeviceFrontier, frontier, frontier_json
-from sweeper.report.text import noise_sentences
+from sweeper.report.facts import noise_sentences
 from sweeper.standings import standings
 
 RATES = (1e-3, 2e-3, 4e-3)
@@ -44,7 +44,7 @@ def test_a_shape_is_a_point_at_its_best_value_and_the_others_are_listed():
                                       nuisance=LR)), allow_nan=False)  # fmt: skip
     said = " ".join(noise_sentences(one))
     assert "2 shapes are judged at their best optimizer.lr" in said
-    assert "0.001 1.910, 0.002 1.710, 0.004 1.810" in said
+    assert "(0.001: 1.910, 0.002: 1.710, 0.004: 1.810)" in said
 
 
 def test_without_nuisance_every_config_is_a_point():

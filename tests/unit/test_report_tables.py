@@ -17,6 +17,7 @@ from sweeper.frontier import frontier, frontier_json
 from sweeper.labels import short
 from sweeper.lines import event_record
 from sweeper.records import Failed, Job
+from sweeper.report.facts import MOST_TIES, noise_sentences
 from sweeper.report.figures import frontier_svg
 from sweeper.report.tables import (
     frontier_table,
@@ -27,7 +28,7 @@ from sweeper.report.tables import (
     status_table,
     summary,
 )
-from sweeper.report.text import MOST_TIES, answer, noise_sentences, resolved_text, tie_groups, useful_sentence
+from sweeper.report.text import answer, resolved_text, tie_groups, useful_sentence
 from sweeper.search.driver import Driver
 from sweeper.search.grid import Grid
 from sweeper.search.resolving import MicroBatches
