@@ -216,7 +216,7 @@ class Writer:
 
     def _write_artifacts(self, client: MlflowClient, run_id: str) -> None:
         folder = self._folder
-        for path in (folder.study, folder.plan, folder.frontier, folder.figure, folder.report):
+        for path in (folder.study, folder.plan, folder.frontier, folder.figure, folder.vector_figure, folder.report):
             if path.exists():
                 client.log_artifact(run_id, str(path))
         self._artifacts_wanted = False

@@ -50,6 +50,11 @@ class RunFolder:
         return self.root / "frontier.png"
 
     @property
+    def vector_figure(self) -> Path:
+        """The same without its title, for a paper."""
+        return self.root / "frontier.svg"
+
+    @property
     def report(self) -> Path:
         """The self-contained page."""
         return self.root / "report.html"

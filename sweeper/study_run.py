@@ -261,7 +261,7 @@ class StudyRun:
         )
 
     def write_report(self, records: Sequence[Record], comparison: Comparison | None = None) -> Frontier:
-        """Write frontier.json, frontier.png and report.html from the ledger; returns the frontier."""
+        """Write frontier.json, frontier.png, frontier.svg and report.html from the ledger; returns the frontier."""
         from sweeper.report.html import write_report
         from sweeper.sides import by_device
 

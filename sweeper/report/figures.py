@@ -80,6 +80,14 @@ def frontier_svg(frontier_json: Mapping[str, Any]) -> str:
     return svg
 
 
+def standalone(svg: str) -> str:
+    """The text of an SVG file, of `frontier_svg`'s element: as wide as a column of text, letters as letters."""
+    size = re.search(r'viewBox="[\d.]+ [\d.]+ ([\d.]+) ([\d.]+)"', svg)
+    assert size is not None, "frontier_svg gives a viewBox, in points"
+    names = f'xmlns="http://www.w3.org/2000/svg" width="{size[1]}pt" height="{size[2]}pt" font-family="sans-serif"'
+    return svg.replace("<svg ", f"<svg {names} ", 1)
+
+
 def _tooltips(frontier_json: Mapping[str, Any]) -> dict[str, str]:
     titles = {}
     for panel, one in enumerate(frontier_json["frontiers"]):

@@ -14,7 +14,7 @@ from sweeper.report import curves, heatmaps
 from sweeper.report.comparison import legend, page_pairs, side_text
 from sweeper.report.environment import environment_rows
 from sweeper.report.facts import noise_sentences
-from sweeper.report.figures import frontier_png
+from sweeper.report.figures import frontier_png, frontier_svg, standalone
 from sweeper.report.horizons import TITLE, section
 from sweeper.report.linked_figure import linked_svg
 from sweeper.report.side_results import ladder_table, precision_tables
@@ -54,7 +54,7 @@ def write_report(
     command: str = "",
     comparison: Comparison | None = None,
 ) -> None:
-    """Write `frontier.json`, `frontier.png` and `report.html` into `folder`, each whole or not at all.
+    """Write `frontier.json`, `frontier.png`, `frontier.svg` and `report.html` into `folder`, each whole or not at all.
 
     `study` is the resolved YAML document. `command` is what reproduces the run; left out, it names the
     study. `comparison` gets a section of its own.
@@ -73,6 +73,7 @@ def write_report(
     )
     write_atomically(folder.frontier, json.dumps(plain, indent=1, allow_nan=False) + "\n")
     frontier_png(plain, folder.figure, question=question)
+    write_atomically(folder.vector_figure, standalone(frontier_svg(plain)))
     write_atomically(folder.report, page)
 
 

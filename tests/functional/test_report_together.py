@@ -135,7 +135,13 @@ def test_json_has_the_merged_frontier_and_the_rows(said):
 def test_out_takes_the_reports_files_and_no_ledger(said):
     folder("a"), folder("b", elsewhere)
     assert "report: c/report.html" in said("report", "a", "b", "--out", "c")
-    assert sorted(contents(Path("c"))) == ["comparison.json", "frontier.json", "frontier.png", "report.html"]
+    assert sorted(contents(Path("c"))) == [
+        "comparison.json",
+        "frontier.json",
+        "frontier.png",
+        "frontier.svg",
+        "report.html",
+    ]
     page = Path("c/report.html").read_text()
     for words in ("Side by side", "Frontier on H100", "<td>+0.000 ± ", "<strong>B</strong> b · H100",
                   "sweeper run first.yaml --profile full\nsweeper report a b --out c"):  # fmt: skip

@@ -30,7 +30,7 @@ def test_a_study_is_run_once_and_leaves_all_it_promises(place):
         assert run.data.metrics["val_loss"] == pytest.approx(record["val_loss"])
         assert run.data.params["n_layers"] == str(record["shape"]["n_layers"])
     names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert {"study.yaml", "plan.json", "frontier.json", "frontier.png", "report.html"} <= names
+    assert {"study.yaml", "plan.json", "frontier.json", "frontier.png", "frontier.svg", "report.html"} <= names
     frontier = json.loads((folder(place) / "frontier.json").read_text())
     assert len(frontier["frontiers"][0]["points"]) == 4
 

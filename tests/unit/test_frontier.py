@@ -10,6 +10,7 @@ import pytest
 from frontier_fakes import (
     LOSSES,
     OBJECTIVES,
+    PROXY,
     SPEEDS,
     asked,
     config,
@@ -347,3 +348,16 @@ def test_nothing_measured_is_a_result_too():
 def test_an_objective_that_is_not_built_is_refused():
     with pytest.raises(UsageError, match="carbon"):
         found([], [], objectives={"carbon": "min"})
+
+
+def test_of_many_ties_those_of_the_lowest_losses_are_written(monkeypatch):
+    planned = plan([config(*shape) for shape in PROXY[:4]])
+    records = [final(p, seed, 1.5 + i / 1000 + (seed % 2) * (-1) ** i / 10)
+               for (i, p), seed in product(enumerate(planned), range(3))]  # fmt: skip
+    result = found(records, planned)
+    whole = result.frontiers[0].ties
+    assert len(whole) == 6
+    monkeypatch.setattr("sweeper.frontier.MOST_TIES", 2)
+    one = frontier_json(result)["frontiers"][0]
+    assert [(tie["a"], tie["b"]) for tie in one["ties"]] == [(tie.a, tie.b) for tie in whole[:2]]
+    assert one["ties_left_out"] == 4
