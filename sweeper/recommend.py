@@ -65,7 +65,7 @@ def recommend(
         device=one.device,
         other_devices=tuple([other.device for other in found.frontiers if other is not one]),
         limits=limits,
-        points=len(one.points),
+        points=len(one.points) + sum(len(shape.levels) - 1 for shape in one.tuned),
         feasible=known.feasible,
         predicted=len(known.predicted),
         outside=known.outside,
