@@ -268,7 +268,8 @@ def _furniture(axes: Axes, one: Mapping[str, Any]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: re.sub(r"\.0+(?=\D|$)", "", short(value))))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(labelsize=8, colors=INK, length=3)
-    axes.set_xlabel("training speed, tokens/s (faster →)", fontsize=8.5, color=INK)
+    bars = " · bars: 95%" if any(len(point["samples"]) > 1 for point in one["points"]) else ""
+    axes.set_xlabel(f"training speed, tokens/s (faster →){bars}", fontsize=8.5, color=INK)
     axes.set_ylabel("validation loss, nats/token (↓ better)", fontsize=8.5, color=INK)
     axes.grid(color="#e6e6e6", linewidth=0.6, zorder=0)
     axes.set_axisbelow(True)
@@ -321,7 +322,4 @@ def _legend(axes: Axes, standings: set[str], *, band: bool) -> None:
 def _subtitle(one: Mapping[str, Any]) -> str:
     trained = [({**point["recipe"], **point["resolved"]}, point["params"]) for point in one["points"]]
     seeds = [len(point["samples"]) for point in one["points"]]
-    parts = [one["device"], tokens_text(trained), seeds_text(seeds)]
-    if max(seeds) > 1:
-        parts.append("bars: 95%")
-    return " · ".join(parts)
+    return " · ".join([one["device"], tokens_text(trained), seeds_text(seeds)])
