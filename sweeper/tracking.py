@@ -27,8 +27,14 @@ from sweeper.run_folder import RunFolder
 EXIT_SECONDS = 3.0
 SERVER_SECONDS = 120.0
 """For MLflow's server to answer, which imports for some 10 s."""
-SERVER_SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+SERVER_SETTINGS = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PYTHONWARNINGS": "ignore",
+}
 """Of MLflow's server, unless set otherwise: without its seven processes for jobs of other kinds than ours."""
+_QUIETLY = ("--workers", "1", "--uvicorn-opts", "--log-level warning")
+"""One person looks at the pages, and wants no line for each request."""
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from sweeper.mlflow_process import main; main()"
 """Finds this very package first, whatever the working directory holds."""
 
@@ -183,8 +189,8 @@ def serve(runs: Path, *, port: int) -> int:
     base = f"http://127.0.0.1:{port}"
     print(f"{base} (Ctrl-C ends it)", flush=True)
     threading.Thread(target=_say_links, args=(base,), daemon=True).start()
-    environment = {**SERVER_SETTINGS, **os.environ}
-    return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)], env=environment)
+    where = ["--host", "127.0.0.1", "--port", str(port)]
+    return subprocess.call([*command, *where, *_QUIETLY], env={**SERVER_SETTINGS, **os.environ})
 
 
 def _say_links(base: str) -> None:
