@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from sweeper.planning.constraints import quantities
 from sweeper.records import Config, Final
 
 Direction = Literal["min", "max"]
@@ -27,6 +26,8 @@ EXACT = ("params", "trunk_params", "kv_bytes_per_token", "train_flops_per_token"
 
 def exact(name: str, config: Config) -> float:
     """One of `EXACT`, of a config."""
+    from sweeper.planning.constraints import quantities
+
     recipe = config.recipe
     found = quantities(config.shape, seq_len=recipe.seq_len, tokens_per_step=recipe.tokens_per_step, names=[name])
     return float(found[name])

@@ -18,7 +18,7 @@ from sweeper.records import Job
 from sweeper.search.resolving import steps_in
 
 EVERY = 900.0
-CLOCKS = {"set_up", "compile", "train", "evaluate", "timing"}
+CLOCKS = {"set_up", "compile", "train", "evaluate", "branches", "timing"}
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def planned(n_layers, *, ffn_hidden=128, batch_sizes=(4,), choose="each", precis
         config=Config(shape=shape, recipe=recipe),
         executions=tuple(Execution(batch_size=size, compile=True) for size in batch_sizes),
         choose=choose, params=shape.params, off_target=None, train_flops_per_token=1, memory_bytes=1, tokens=1,
-        seconds=1.0, epochs=None, warnings=(),
+        branch_tokens=0, seconds=1.0, epochs=None, warnings=(),
     )  # fmt: skip
 
 
