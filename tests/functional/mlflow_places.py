@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -71,12 +72,13 @@ def running_server(folder: Path, *, backend: str) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def bad_line(port: int, *, lose_every: int) -> Iterator[tuple[str, list[str]]]:
-    """A way to the server at `port` on which every so many answers to a POST get lost, after the deed.
+    """A way to the server at `port` on which of each kind of POST the third answer gets lost, after the deed, and
+    every so many further on.
 
     Its URL, and the paths of the calls whose answers were lost so far.
     """
     lost: list[str] = []
-    posts, lock = [0], threading.Lock()
+    posts, lock = Counter[str](), threading.Lock()
 
     class Line(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -96,8 +98,8 @@ def bad_line(port: int, *, lose_every: int) -> Iterator[tuple[str, list[str]]]:
                 server.close()
             if self.command == "POST" and "search" not in self.path:
                 with lock:
-                    posts[0] += 1
-                    if posts[0] % lose_every == 0:
+                    posts[self.path] += 1
+                    if posts[self.path] % lose_every == 3:
                         lost.append(self.path.removeprefix("/api/2.0/mlflow/"))
                         self.close_connection = True
                         return

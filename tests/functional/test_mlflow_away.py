@@ -103,7 +103,7 @@ def check_all_is_there_once(found: dict[str, Any], records: Sequence[dict[str, A
 
 
 def check_a_killed_server(folder: RunFolder, home: Path, *, trials: int, seconds: float, away: float) -> None:
-    """The server is killed at a third of the study and started again so many seconds later; each 7th answer is lost."""
+    """The server is killed at a third of the study, started again so many seconds later, and answers get lost."""
     store = f"sqlite:///{home / 'server.db'}"
     with running_server(home, backend=store) as server, bad_line(server.port, lose_every=7) as (uri, lost):
         back: list[float] = []
