@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "guide_scaling.py"
 
 
@@ -17,6 +19,7 @@ def command(*arguments):
     )  # fmt: skip
 
 
+@pytest.mark.campaign
 def test_points_are_measured_once_each_in_a_process_of_its_own(tmp_path):
     out = tmp_path / "guide_scaling_cpu.json"
     first = command("--rounds", 1, "--out", out)

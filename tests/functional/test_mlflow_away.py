@@ -139,6 +139,7 @@ def test_a_server_that_is_killed_and_started_again_has_everything_once(folder: R
     check_a_killed_server(folder, tmp_path, trials=12, seconds=0.6, away=3.0)
 
 
+@pytest.mark.campaign
 def test_a_server_that_stays_away_is_said_and_sync_completes_it(
     folder: RunFolder, tmp_path: Path, capsys, monkeypatch
 ) -> None:

@@ -24,8 +24,9 @@ def wait_for_finals(place, process, count):
     pytest.fail("no trial ended in time")
 
 
-@pytest.mark.parametrize("kill_after", [1, 3])
-def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(place, kill_after):
+def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(place):
+    """At one moment; `tests/campaign/test_kills.py` has twenty."""
+    kill_after = 3
     write_study(place, tokens="12k")
     process = subprocess.Popen(
         command("run", "tiny.yaml"), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
