@@ -103,11 +103,6 @@ class Study:
         """The configs' ids."""
         return [point.config.config_id for point in self.points]
 
-    def true_gap(self, a: str, b: str) -> float:
-        """The true loss of config `b` less that of `a`."""
-        place = {config_id: i for i, config_id in enumerate(self.ids)}
-        return float(self.loss[place[b]] - self.loss[place[a]])
-
 
 def drawn(source: np.random.Generator, *, null: bool = False) -> Study:
     """A study at random; `null` makes all configs truly equal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -157,3 +158,13 @@ def play(machine, outcome, *, concurrency=1, rng=None, until=10_000):
         events.append(outcome(running.pop(rng.randrange(len(running)) if rng else 0)))
         machine.tell(events[-1])
     return events
+
+
+def play_after_a_kill(driver, outcome, *, rng, kept, concurrency):
+    """How often each job ran where a study was killed, replayed in any order and went on; and where nothing was."""
+    events = play(driver(), outcome, concurrency=concurrency, rng=rng, until=kept)
+    machine = driver()
+    for event in rng.sample(events, len(events)):
+        machine.tell(event)
+    events += play(machine, outcome, concurrency=concurrency, rng=rng)
+    return [Counter(event.job.job_id for event in found) for found in (events, play(driver(), outcome))]

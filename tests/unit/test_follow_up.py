@@ -26,7 +26,7 @@ from sweeper.search.resolving import JobSettings, MicroBatches
 from sweeper.study.loader import load
 from sweeper.study_run import StudyRun
 from tests.fakes import make_final
-from tests.unit.frontier_fakes import PROXY, config, final, plan, play
+from tests.unit.frontier_fakes import PROXY, config, final, plan, play, play_after_a_kill
 
 POINTS = plan([config(n, f) for n, f in PROXY])
 BY_ID = {point.config.config_id: point for point in POINTS}
@@ -100,13 +100,8 @@ def test_follow_ups_come_after_all_else_and_are_those_that_are_chosen():
 @settings(deadline=None, max_examples=25)
 def test_killed_and_replayed_in_any_order_the_same_are_trained_longer(rng, kept, concurrency):
     outcome = world(3)
-    undisturbed = play(driver(), outcome)
-    events = play(driver(), outcome, concurrency=concurrency, rng=rng, until=kept)
-    machine = driver()
-    for event in rng.sample(events, len(events)):
-        machine.tell(event)
-    events += play(machine, outcome, concurrency=concurrency, rng=rng)
-    assert Counter(e.job.job_id for e in events) == Counter(e.job.job_id for e in undisturbed)
+    again, undisturbed = play_after_a_kill(driver, outcome, rng=rng, kept=kept, concurrency=concurrency)
+    assert again == undisturbed
 
 
 def test_none_is_chosen_while_the_study_runs():

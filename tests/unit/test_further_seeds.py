@@ -15,7 +15,7 @@ from sweeper.search.driver import Driver
 from sweeper.search.further_seeds import FIRST_REPEATED, FurtherSeeds, Standing
 from sweeper.search.resolving import MicroBatches
 from sweeper.standings import standings
-from tests.unit.frontier_fakes import OBJECTIVES, PROXY, config, final, plan, play, probe
+from tests.unit.frontier_fakes import OBJECTIVES, PROXY, config, final, plan, play, play_after_a_kill, probe
 
 POINTS = plan([config(n, f) for n, f in PROXY])
 BY_ID = {point.config.config_id: point for point in POINTS}
@@ -159,13 +159,8 @@ def test_a_range_costs_less_than_its_most_for_all():
 @settings(deadline=None, max_examples=15)
 def test_killed_and_replayed_in_any_order_the_same_seeds_are_trained(rng, kept, concurrency):
     outcome = world(LOSSES, 0.02, rng=4)
-    undisturbed = play(driver(), outcome)
-    events = play(driver(), outcome, concurrency=concurrency, rng=rng, until=kept)
-    machine = driver()
-    for event in rng.sample(events, len(events)):
-        machine.tell(event)
-    events += play(machine, outcome, concurrency=concurrency, rng=rng)
-    assert Counter(e.job.job_id for e in events) == Counter(e.job.job_id for e in undisturbed)
+    again, undisturbed = play_after_a_kill(driver, outcome, rng=rng, kept=kept, concurrency=concurrency)
+    assert again == undisturbed
 
 
 def test_a_round_is_not_decided_while_a_job_runs():

@@ -247,3 +247,12 @@ def test_so_many_seeds_find_the_difference_eight_times_in_ten(value, error):
     assert n == 4 or power(n - 1) < 0.805
     assert seeds_to_tell(Lead(value=0.0, standard_error=error, degrees_of_freedom=10, low=-1, high=1), 3) is None
     assert seeds_to_tell(Lead(value=1e-4, standard_error=error, degrees_of_freedom=10, low=-1, high=1), 3) is None
+
+
+def test_what_a_nuisance_axis_was_measured_at_counts_as_measured(made):
+    make, run = made
+    axes = STUDY.replace("axes: {", "axes: {optimizer.lr: [1e-3, 2e-3], ") + "nuisance: [optimizer.lr]\n"
+    configs = make(text=axes)
+    assert len(configs) == 60
+    found, _ = answers(run)
+    assert found["points"] == found["feasible"] == 60
