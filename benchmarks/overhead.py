@@ -196,11 +196,11 @@ class Timed:
     """A session, and how long its answers take."""
 
     def __init__(self, session: Any) -> None:
-        self._session, self.seconds = session, 0.0
+        self._session, self.seconds, self.kinds = session, 0.0, ()
 
-    def ask(self) -> Any:
+    def ask(self, free: Any = ()) -> Any:
         began = time.perf_counter()
-        answer = self._session.ask()
+        answer = self._session.ask(free)
         self.seconds += time.perf_counter() - began
         return answer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -16,8 +16,16 @@ from sweeper.records import Continue, Done, Event, Job, Rung, Stop, Wait
 class Asked(Protocol):
     """Where jobs come from and where their events go: `sweeper.session.Session`."""
 
-    def ask(self) -> Job | Wait | Done:
-        """The next job, Wait while the rest depends on running ones, Done when nothing is left."""
+    @property
+    def kinds(self) -> Sequence[str]:
+        """The kinds of device that jobs are asked for, none where they aren't told apart."""
+        ...
+
+    def ask(self, free: Sequence[str] = ()) -> Job | Wait | Done:
+        """The next job, Wait while the rest depends on running ones, Done when nothing is left.
+
+        Where there are `kinds`, it is one for a kind of the `free` ones.
+        """
         ...
 
     def tell(self, event: Event) -> Continue | Stop:

@@ -38,8 +38,7 @@ def synchronise(device: torch.device) -> None:
 
 def device_kind(device: torch.device) -> str:
     """The kind of device that a speed belongs to: the GPU's name, or the CPU's with the threads used."""
-    name = device_name(device)
-    return name if device.type == "cuda" else f"{name}, {torch.get_num_threads()} threads"
+    return device_name(device) if device.type == "cuda" else stack.cpu_kind(torch.get_num_threads())
 
 
 def device_id(device: torch.device) -> str:

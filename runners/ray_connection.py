@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runners.scratch import scratch_folder, scratch_parent
 from sweeper.errors import SweeperError, UsageError
-from sweeper.machine import Machines, Node
+from sweeper.machine import Machines, ray_node
 
 PACKAGES = ("model", "runners", "sweeper")
 """Shipped to workers: their names are generic, so a worker never looks for them in a working directory."""
@@ -101,8 +101,7 @@ def _refused(address: str | None) -> Iterator[None]:
 
 def machines() -> Machines:
     """The nodes of the Ray that this process is connected to."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Machines(nodes=tuple(Node(cpus=int(of.get("CPU", 0)), gpus=int(of.get("GPU", 0))) for of in alive))
+    return Machines(nodes=tuple(ray_node(node["Resources"]) for node in ray.nodes() if node["Alive"]))
 
 
 class Room:
@@ -111,15 +110,27 @@ class Room:
     def __init__(self, *, cpus: int, gpus: int) -> None:
         """UsageError where no node has room for one."""
         self._wanted = {"cpus": cpus, "gpus": gpus}
-        self._jobs, self._seen = machines().room(**self._wanted), time.monotonic()
+        self._look()
+
+    def _look(self) -> None:
+        now, self._seen = machines(), time.monotonic()
+        self._rooms = now.rooms(**self._wanted)
+        self._jobs = now.room(**self._wanted)
+
+    def _look_again(self) -> None:
+        if time.monotonic() - self._seen > LOOK_SECONDS:
+            with contextlib.suppress(UsageError):
+                self._look()
 
     def jobs(self) -> int:
         """At least 1: where all such nodes are lost, a job waits for one."""
-        if time.monotonic() - self._seen > LOOK_SECONDS:
-            with contextlib.suppress(UsageError):
-                self._jobs = machines().room(**self._wanted)
-            self._seen = time.monotonic()
+        self._look_again()
         return self._jobs
+
+    def of_kind(self, kind: str) -> int:
+        """How many of them on devices of a kind."""
+        self._look_again()
+        return self._rooms[kind]
 
 
 def on_node(node_id: str, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import UsageError
-from sweeper.machine import Machines, Node
+from sweeper.machine import Machines, ray_node
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 15.0
@@ -40,7 +40,7 @@ def survey(address: str) -> Machines:
     found = said["address"]
     if said["token"]:
         os.environ["RAY_AUTH_MODE"] = "token"
-    nodes = tuple(Node(cpus=node["cpus"], gpus=node["gpus"]) for node in said["nodes"])
+    nodes = tuple(map(ray_node, said["nodes"]))
     several = f" of {len(nodes)} nodes" if len(nodes) > 1 else ""
     return Machines(nodes=nodes, name=f"the Ray cluster{several} at {found}", address=found)
 
@@ -103,7 +103,7 @@ def _look(address: str) -> dict[str, Any]:
         return {"fault": _NO_HEAD.format(address=address, why=str(error).splitlines()[0])}
     if fault := _other_versions(found, versions) or _stranger(found, alive, find_node_ids()):
         return {"fault": fault}
-    nodes = [_node(node.resources_total) for node in alive.values()]
+    nodes = [dict(node.resources_total) for node in alive.values()]
     return {"address": found, "nodes": nodes, "token": os.environ.get("RAY_AUTH_MODE") == "token"}
 
 
@@ -132,10 +132,6 @@ _NO_TOKEN = (
     "the Ray cluster at {address} lets in only who has its token: set RAY_AUTH_MODE=token, and put the head's "
     "~/.ray/auth_token at the same place here, or its contents into RAY_AUTH_TOKEN"
 )
-
-
-def _node(resources: Any) -> dict[str, int]:
-    return {"cpus": int(resources.get("CPU", 0)), "gpus": int(resources.get("GPU", 0))}
 
 
 def _other_versions(address: str, cluster: Any) -> str:

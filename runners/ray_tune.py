@@ -14,6 +14,7 @@ import os
 import signal
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from runners.ray_connection import SETTINGS, Room
 from runners.scratch import scratch_folder, scratch_parent
 from runners.stack import Worker, inventory
 from sweeper.errors import SweeperError
+from sweeper.machine import ACCELERATOR_TYPE
 from sweeper.records import Continue, Done, Event, Failed, Final, Job, Rung, Speed, Stop, Wait
 
 RECYCLED = "the worker that ran out of memory isn't given another job"
@@ -102,6 +104,14 @@ class JobTrainable(tune.Trainable):
         if self._handed_over is not None:
             node_logs.remove(self._log)
 
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        """The job's cores and devices, of the kind that it is asked for."""
+        cpus, gpus, on = config["cpus"], config["gpus"], config["on"]
+        # Of the kind that a node has there is one on it, whatever the number of devices: a small part of it tells.
+        kind = {ACCELERATOR_TYPE + on: 0.001} if on else {}
+        return PlacementGroupFactory([{"CPU": cpus, **({"GPU": gpus} if gpus else {}), **kind}])
+
 
 @dataclass
 class _Handed:
@@ -132,18 +142,26 @@ class _Desk:
 
     def ask(self, trial_id: str) -> dict[str, Any] | str | None:
         """A trial's config; None when no device is free or no job is ready; Searcher.FINISHED at the end."""
-        if len(self._handed) >= self._room.jobs():
+        free = self._free()
+        if len(self._handed) >= self._room.jobs() or free == ():
             return None
         with self._keep_error():
-            answer = self._again.pop() if self._again else self._session.ask()
-            if isinstance(answer, Wait) and not self._handed:
+            answer = self._again.pop() if self._again else self._session.ask(free or ())
+            if isinstance(answer, Wait) and not self._handed and free is None:
                 raise SweeperError("the search waits for an outcome, but no job is running")
         if isinstance(answer, Done):
             return Searcher.FINISHED
         if isinstance(answer, Wait):
             return None
         self._handed[trial_id] = _Handed(job=answer)
-        return {**self._job_config, "job": json.dumps(answer.to_dict())}
+        return {**self._job_config, "job": json.dumps(answer.to_dict()), "on": answer.on}
+
+    def _free(self) -> tuple[str, ...] | None:
+        """The kinds of device that have room for another job; None where they aren't told apart."""
+        if not self._session.kinds:
+            return None
+        taken = Counter(handed.job.on for handed in self._handed.values())
+        return tuple(kind for kind in self._session.kinds if taken[kind] < self._room.of_kind(kind))
 
     def on_result(self, trial_id: str, result: Mapping[str, Any]) -> Continue | Stop:
         """Take in which worker has a job, or tell the job's progress."""
@@ -291,7 +309,6 @@ def run(
                 search_alg=_Asker(key),
                 scheduler=_Teller(key),
                 num_samples=-1,
-                resources_per_trial=PlacementGroupFactory([{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}]),
                 reuse_actors=True,
                 storage_path=str(storage),
                 checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),

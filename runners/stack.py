@@ -28,7 +28,7 @@ RECORDED_PACKAGES = ("sweeper", "torch", "torchao", "triton", "tokenizers", "num
 def inventory(*, cuda: bool, threads: int) -> dict[str, Any]:
     """Kind of device (None where nothing tells), driver and versions, named as in the records of jobs."""
     return {
-        "device": _gpu_name() if cuda else f"{cpu_name()}, {threads} threads",
+        "device": _gpu_name() if cuda else cpu_kind(threads),
         "driver": cuda_driver() if cuda else None,
         "versions": versions(),
     }
@@ -52,6 +52,11 @@ def cpu_name() -> str:
                 name = line.split(":", 1)[1].replace("(R)", "").replace("(TM)", "")
                 return " ".join(name.split())
     return platform.processor() or platform.machine()
+
+
+def cpu_kind(threads: int) -> str:
+    """The processor as a kind of device: its name with the threads used."""
+    return f"{cpu_name()}, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 def cuda_driver() -> str | None:

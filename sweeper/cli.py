@@ -151,7 +151,7 @@ def _run(arguments: Any) -> None:
     console = _console()
     asked = run.loaded.study.resources
     gpus, cpus = machines.job_resources(gpus=asked.gpus, cpus=asked.cpus)
-    console.print(opening(run, machines, gpus=gpus, named=arguments.profile is not None))
+    console.print(opening(run, machines, gpus=gpus, cpus=cpus, named=arguments.profile is not None))
     with results_in(run.folder.root):
         if arguments.fresh and (aside := set_aside(run.folder)):
             console.print(f"the earlier results are now in {shown(aside)}")
@@ -203,6 +203,7 @@ def _execute(
             tracking_uri=default_uri(out),
             at_a_time=1 if in_process else machines.room(cpus=cpus, gpus=gpus),
             device="cuda" if gpus else "cpu",
+            kinds=() if in_process else machines.kinds(cpus=cpus, gpus=gpus),
             fingerprint_of=lambda name, vocab_size: fingerprint(name, run.plan.data_path, vocab_size),
             start=start,
         )
@@ -246,7 +247,7 @@ def _status(arguments: Any) -> None:
     live = is_locked(run.folder.lock)
     records = read(run.folder.ledger)
     driver = run.replayed(records)
-    points = [*run.points(driver), *run.follow_ups(driver).values()]
+    points = [*run.points(driver, records), *run.follow_ups(driver).values()]
     to_come = driver.to_propose + to_follow(driver)
     status = status_json(records, points, seeds=run.seeds(driver, records), live=live, to_propose=to_come)
     if arguments.json:

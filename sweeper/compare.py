@@ -49,7 +49,8 @@ class Side:
     @cached_property
     def losses(self) -> dict[str, dict[int, float]]:
         """Loss by config id and seed."""
-        return {p.config_id: {s.seed: s.val_loss for s in p.samples if s.val_loss is not None} for p in self.points}
+        found = {p.config_id: {s.seed: s.val_loss for s in p.samples if s.device is None} for p in self.points}
+        return {config_id: own for config_id, own in found.items() if own}
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -146,7 +147,7 @@ def sides_of(
         for record in (*m.finals, *m.speeds):
             if (speed := tokens_per_s(record)) is not None:
                 speeds[record["probe_id"]].append(speed * math.exp(-log.correction(record)))
-        environments = [record["environment"] for record in m.finals]
+        environments = [record["environment"] for record in (*m.speeds, *m.finals)]
         prints = {r["config_id"]: r["environment"].get("data_fingerprint") for r in m.finals}
         sides.append(
             Side(

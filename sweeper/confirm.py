@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from sweeper.labels import listed
 from sweeper.places import shown
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def agreed(console: Console, seconds: float, *, yes: bool) -> bool:
     return console.input("Start? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def opening(run: StudyRun, machines: Machines, *, gpus: int, named: bool) -> str:
+def opening(run: StudyRun, machines: Machines, *, gpus: int, cpus: int, named: bool) -> str:
     """What is about to run: the profile and why this one, the device where it might surprise, where results go."""
     why = "as asked" if named else machines.gpus_shown()
     parts = [run.loaded.study.name, f"profile {run.loaded.profile} ({why})"]
@@ -32,4 +33,6 @@ def opening(run: StudyRun, machines: Machines, *, gpus: int, named: bool) -> str
         parts.append(f"on the CPU (resources.gpus is 0; {machines.name} has {machines.gpu_words()})")
     elif named and machines.address is not None:
         parts.append(f"on {machines.name}")
+    if len(kinds := machines.kinds(cpus=cpus, gpus=gpus)) > 1:
+        parts.append(f"speeds on each of {listed(kinds)}, what they decide by {kinds[0]}")
     return ", ".join([*parts, f"results in {shown(run.folder.root)}"])

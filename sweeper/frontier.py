@@ -90,7 +90,8 @@ class Frontier:
     """What a study found under one profile.
 
     `jobs` counts planned jobs by state; `to_do` says how many of them another run would do. `useful` is of the
-    whole ledger, with the trials left out. `put_last` are the configs that `search.prune` left untrained so far, the
+    whole ledger, with the trials left out. `follow_ups` has, by the config id of what is trained longer, that of the
+    study's own config. `put_last` are the configs that `search.prune` left untrained so far, the
     fields of `sweeper.search.pruning.PutLast` with labels.
     """
 
@@ -105,6 +106,7 @@ class Frontier:
     frontiers: tuple[DeviceFrontier, ...]
     doubts: tuple[str, ...]
     useful: Useful
+    follow_ups: Mapping[str, str] = field(default_factory=dict)
 
 
 def frontier(
@@ -138,6 +140,7 @@ def frontier(
     records = list(records)
     states = job_states(records, [*planned, *follow_ups.values()], seeds)
     longer = {m.device: m.finals for m in measured(records, list(follow_ups.values()), seeds)}
+    of_longer = {point.config.config_id: config_id for config_id, point in follow_ups.items()}
     own = {m.device: m.finals for m in measured(records, planned, seeds)} if longer else {}
     frontiers = [
         replace(
@@ -146,7 +149,7 @@ def frontier(
             follow_up=held_for_longer(
                 own.get(one.device, ()),
                 longer.get(one.device, ()),
-                {point.config.config_id: config_id for config_id, point in follow_ups.items()},
+                of_longer,
                 {point.config_id: point.label for point in one.points},
             ),
         )
@@ -167,6 +170,7 @@ def frontier(
         frontiers=tuple(frontiers),
         doubts=study_doubts(states, [point.config for point in planned], to_propose=to_propose),
         useful=replace(useful_fraction(records), trials=()),
+        follow_ups=of_longer,
     )
 
 
@@ -189,7 +193,7 @@ def _device_frontier(
     missing = [p for p in judged.here if (p.config.config_id, p.probe_id) not in have]
     return DeviceFrontier(
         device=m.device,
-        seeds=tuple(sorted({record["seed"] for record in m.finals})),
+        seeds=tuple(sorted({record["seed"] for record in (*m.finals, *m.elsewhere)})),
         points=points,
         noise={name: _noise(one) for name, one in fits.items()},
         hypervolume=volume,

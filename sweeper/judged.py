@@ -16,7 +16,7 @@ from sweeper.labels import labels
 from sweeper.noise import AdditiveFit, Observation, fit
 from sweeper.nuisance import AtBest, at_best
 from sweeper.objectives import EXACT, exact
-from sweeper.observations import Measured, PlannedPoint, Record, Seeds, measured, tokens_per_s
+from sweeper.observations import Measured, PlannedPoint, Record, Seeds, device_of, measured, tokens_per_s
 from sweeper.points import MARGINS, Estimate, Point, Sample
 from sweeper.records import Config
 from sweeper.resolutions import resolved_points, shown, without_winning_probes
@@ -57,7 +57,7 @@ def judged_devices(
 ) -> list[Judged]:
     """Of each kind of device that measured a planned point; arguments as `sweeper.frontier.frontier` takes them."""
     records, planned_labels = list(records), _labelled(planned)
-    pooled = [m for m in measured(records, planned, seeds) if m.finals]
+    pooled = [m for m in measured(records, planned, seeds) if m.finals or (m.speeds and m.elsewhere)]
     return [_judged(m, planned_labels, objectives, margins, nuisance, reference_log(records, m.device)) for m in pooled]
 
 
@@ -128,7 +128,8 @@ def _judged_points(
 
 def _loss_observations(m: Measured) -> list[Observation]:
     return [
-        Observation(treatment=r["config_id"], block=f"seed {r['seed']}", value=float(r["val_loss"])) for r in m.finals
+        Observation(treatment=r["config_id"], block=f"seed {r['seed']}", value=float(r["val_loss"]))
+        for r in (*m.finals, *m.elsewhere)
     ]
 
 
@@ -155,7 +156,8 @@ def _point(
     shared: bool,
 ) -> Point:
     config_id, probe_id = p.config.config_id, p.probe_id
-    finals = sorted((r for r in m.finals if r["config_id"] == config_id), key=lambda r: int(r["seed"]))
+    trained = [r for r in (*m.finals, *m.elsewhere) if r["config_id"] == config_id]
+    finals = sorted(trained, key=lambda r: int(r["seed"]))
     at_probe = [r for r in (*m.finals, *m.speeds) if r["probe_id"] == probe_id]
     speeds = [speed for r in at_probe if (speed := tokens_per_s(r)) is not None]
     peaks = _peaks(m, probe_id)
@@ -186,7 +188,8 @@ def _point(
             Sample(
                 seed=r["seed"],
                 val_loss=r["val_loss"],
-                tokens_per_s=tokens_per_s(r) if r["probe_id"] == probe_id else None,
+                tokens_per_s=tokens_per_s(r) if r["probe_id"] == probe_id and device_of(r) == m.device else None,
+                device=None if device_of(r) == m.device else device_of(r),
             )
             for r in finals
         ),

@@ -37,6 +37,14 @@ def asked_record(job: Job) -> dict[str, Any]:
     return {"schema": SCHEMA, "type": "asked", **job.ids(), **own}
 
 
+def job_id_of(record: Mapping[str, Any]) -> str:
+    """The job that a line is about, by the id that it has as a `sweeper.records.Job`; "" of a line about none."""
+    if "trial_id" in record:
+        return str(record["trial_id"])
+    asked = record.get("job", record)
+    return f"{record['probe_id']}@{asked['on']}" if asked.get("beside") else str(record.get("probe_id", ""))
+
+
 def replay(records: Iterable[Mapping[str, Any]], driver: Replayed) -> None:
     """Have a Driver know what a ledger knows: what was asked for, how it went, and what came out."""
     asked: dict[str, Job] = {}
@@ -79,6 +87,8 @@ def event_record(event: Event) -> dict[str, Any]:
             record["resolved"] = without_none(flat(job.resolved))
         if job.memory_bytes is not None:
             record["memory_bytes"] = job.memory_bytes
+        if job.on is not None:
+            record |= {"on": job.on, "beside": job.beside}
         record["params"] = flat(job.config.shape.params)
     return {**record, **own}
 
@@ -96,6 +106,8 @@ def event_from_record(record: Mapping[str, Any]) -> Event | None:
         attempt=record["attempt"],
         memory_bytes=record.get("memory_bytes"),
         resolved=Resolved(**record.get("resolved", {})),
+        on=record.get("on"),
+        beside=record.get("beside", False),
     )
     fields = {key: record[key] for key in kind.__dataclass_fields__ if key in record and key != "type"}
     if fields.get("speed"):

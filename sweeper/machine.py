@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,14 @@ HERE = "this machine"
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """Processor cores and CUDA devices of one machine, as far as jobs may use them."""
+    """Processor cores and CUDA devices of one machine, as far as jobs may use them.
+
+    `kind` is that of its devices by Ray's name ("H100"), None where that isn't known.
+    """
 
     cpus: int
     gpus: int
+    kind: str | None = None
 
     def room(self, *, cpus: int, gpus: int) -> int:
         """How many jobs of `cpus` cores and `gpus` devices fit at once.
@@ -96,8 +101,32 @@ class Machines:
             )
         return places
 
+    def rooms(self, *, cpus: int, gpus: int) -> Counter[str | None]:
+        """How many such jobs run at once on devices of which kind; None is that of nodes that don't say."""
+        rooms = Counter[str | None]()
+        for node in self.nodes:
+            if gpus and (room := node.room(cpus=cpus, gpus=gpus)):
+                rooms[node.kind] += room
+        return rooms
+
+    def kinds(self, *, cpus: int, gpus: int) -> tuple[str, ...]:
+        """The kinds of device for such jobs, the one with most room first; none where they can't be told apart."""
+        rooms = self.rooms(cpus=cpus, gpus=gpus)
+        return () if None in rooms else tuple(str(kind) for kind, _ in rooms.most_common())
+
     def _places(self, *, cpus: int, gpus: int) -> int:
         return sum(node.room(cpus=cpus, gpus=gpus) for node in self.nodes)
+
+
+ACCELERATOR_TYPE = "accelerator_type:"
+"""Before the kind of a node's devices, the name of the resource by which Ray lets jobs ask for it."""
+
+
+def ray_node(resources: Mapping[str, float]) -> Node:
+    """A node of a Ray cluster by its resources."""
+    kinds = [name.removeprefix(ACCELERATOR_TYPE) for name in resources if name.startswith(ACCELERATOR_TYPE)]
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    return Node(cpus=cpus, gpus=gpus, kind=kinds[0] if gpus and len(kinds) == 1 else None)
 
 
 def _positive(nodes: Iterable[Node]) -> set[int]:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sweeper.lines import event_from_record
+from sweeper.lines import event_from_record, job_id_of
 from sweeper.records import UNRESOLVED, Config, Execution, Job, Resolved
 from sweeper.search.driver import Driver
 from sweeper.search.driver import State as DriverState
 from sweeper.search.grid import Grid
+from sweeper.search.outcomes import precision_used
 from sweeper.search.resolving import JobSettings, MicroBatches, ladders, majority
 
 Record = Mapping[str, Any]
@@ -66,7 +67,9 @@ class Measured:
 
     `finals` are planned trials that ended ok, `speeds` ok probes, each the latest of its id. `left_out`
     counts the records dropped because the thing named (such as "torch version") has changed since, or as
-    "resolution" those `apart`: trials resolved otherwise (steps, precision) than most of their config.
+    "resolution" those `apart`: trials resolved otherwise (steps, precision) than most of their config. `elsewhere` are
+    planned trials that other kinds of device alone have run, resolved as those here and in the same environment: their
+    losses count here, as a loss doesn't depend on the device, and nothing else of them.
     """
 
     device: str
@@ -74,6 +77,7 @@ class Measured:
     speeds: tuple[Record, ...]
     left_out: Mapping[str, int]
     apart: tuple[Record, ...] = ()
+    elsewhere: tuple[Record, ...] = ()
 
 
 def micro_batches(planned: Sequence[PlannedPoint]) -> dict[str, MicroBatches]:
@@ -102,7 +106,7 @@ def job_states(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds
     driver = _driver(planned, seeds or 1 + max((_seed(r) for r in records if "trial_id" in r), default=0))
     latest: dict[str, Record] = {}
     for record in records:
-        latest[record.get("trial_id") or record["probe_id"]] = record
+        latest[job_id_of(record)] = record
         if (event := event_from_record(record)) is not None:
             driver.tell(event)
     return [_job_state(driver, job_id, done, latest.get(job_id, {})) for job_id, done in driver.states().items()]
@@ -172,11 +176,15 @@ def measured(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: 
             key = record["probe_id"]
         else:
             continue
-        place = (str(record.get("device") or "unknown device"), record["type"], key)
+        place = (device_of(record), record["type"], key)
         latest.pop(place, None)
         latest[place] = record
     return [
-        _of_device(device, [record for place, record in latest.items() if place[0] == device])
+        _of_device(
+            device,
+            [record for place, record in latest.items() if place[0] == device],
+            {key: record for (_, kind, key), record in latest.items() if kind == "final" and _usable(record)},
+        )
         for device in dict.fromkeys(place[0] for place in latest)
     ]
 
@@ -188,24 +196,38 @@ def _ladder_probes(planned: Sequence[PlannedPoint]) -> set[str]:
     return {probe_id for ladder in probed for probe_id in ladder.probe_ids}
 
 
-def _of_device(device: str, records: Sequence[Record]) -> Measured:
+def _of_device(device: str, records: Sequence[Record], anywhere: Mapping[str, Record]) -> Measured:
+    """`anywhere` has the latest usable final of each trial on any kind of device."""
     usable = [record for record in records if _usable(record)]
     apart = _resolved_otherwise([record for record in usable if record["type"] == "final"])
     left_out: dict[str, int] = {"resolution": len(apart)} if apart else {}
     usable = [record for record in usable if not any(record is one for one in apart)]
+    tried = {record["trial_id"] for record in records if record["type"] == "final"}
+    elsewhere = [record for trial_id, record in anywhere.items() if trial_id not in tried]
     for name, group, value in _COMPARED:
-        newest = {group(record): value(record) for record in usable}
+        newest = {group(record): value(record) for record in [*elsewhere, *usable]}
         kept = [record for record in usable if value(record) == newest[group(record)]]
         if len(kept) < len(usable):
             left_out[name] = len(usable) - len(kept)
         usable = kept
+        elsewhere = [record for record in elsewhere if value(record) == newest[group(record)]]
+    finals = [record for record in usable if record["type"] == "final"]
     return Measured(
         device=device,
-        finals=tuple(record for record in usable if record["type"] == "final"),
+        finals=tuple(finals),
         speeds=tuple(record for record in usable if record["type"] == "speed"),
         left_out=left_out,
         apart=tuple(apart),
+        elsewhere=tuple(_resolved_alike(elsewhere, finals)),
     )
+
+
+def _resolved_alike(elsewhere: Sequence[Record], finals: Sequence[Record]) -> list[Record]:
+    """Of trials elsewhere those resolved as their config's `finals` here; without any, as most of them."""
+    here = {record["config_id"]: resolution(record) for record in finals}
+    alike = [record for record in elsewhere if resolution(record) == here.get(record["config_id"], resolution(record))]
+    apart = _resolved_otherwise(alike)
+    return [record for record in alike if not any(record is one for one in apart)]
 
 
 def resolution(record: Record) -> Resolved:
@@ -228,6 +250,11 @@ def _usable(record: Record) -> bool:
     if record["type"] == "speed":
         return tokens_per_s(record) is not None
     return record["val_loss"] is not None and math.isfinite(record["val_loss"])
+
+
+def device_of(record: Record) -> str:
+    """The kind of device that an outcome is from."""
+    return str(record.get("device") or "unknown device")
 
 
 def tokens_per_s(record: Record) -> float | None:
@@ -257,10 +284,7 @@ def _torch(record: Record) -> Any:
 
 
 def _precision(record: Record) -> Any:
-    report = record["environment"].get("precision")
-    if report is None:
-        return record["recipe"]["precision"]
-    return tuple([report.get(name) for name in ("name", "backend", "layer_filter", "converted", "total", "emulated")])
+    return precision_used(record["environment"]) or record["recipe"]["precision"]
 
 
 _COMPARED: tuple[tuple[str, Callable[[Record], Any], Callable[[Record], Any]], ...] = (

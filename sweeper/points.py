@@ -30,11 +30,15 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One trial of a point. `tokens_per_s` is None where it trained at another micro-batch."""
+    """One trial of a point.
+
+    `tokens_per_s` is None where it trained at another micro-batch, or on another kind of device: on that of `device`.
+    """
 
     seed: int
     val_loss: float
     tokens_per_s: float | None
+    device: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

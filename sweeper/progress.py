@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from sweeper.lines import job_id_of
 from sweeper.records import Job
 from sweeper.search.driver import State
 
@@ -56,7 +57,7 @@ class Progress:
 
     def observe(self, record: Mapping[str, Any]) -> None:
         """Take in one ledger record and show what changed."""
-        job_id = record.get("trial_id") or record.get("probe_id") or ""
+        job_id = job_id_of(record)
         kind = record["type"]
         if kind == "started":
             return
@@ -126,7 +127,8 @@ class Progress:
 
     def _name(self, job: Job) -> str:
         name = self._label(job)
-        return f"{name} seed {job.seed}" if job.kind == "train" else f"{name} speed"
+        on = f" on {job.on}" if job.on else ""
+        return f"{name} seed {job.seed}{on}" if job.kind == "train" else f"{name} speed{on}"
 
     def __enter__(self) -> Progress:
         if self._live:

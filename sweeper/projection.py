@@ -130,7 +130,8 @@ class Projection:
     def _add_probe(self, record: Record, time_ms: int) -> None:
         assert self.parent is not None
         values = _measured(record)
-        prefix = f"probe.{record['probe_id']}."
+        kind = f"{record['on']}." if record.get("beside") else ""
+        prefix = f"probe.{record['probe_id']}.{kind}"
         self.parent.points += _points({prefix + key: value for key, value in values.items()}, time_ms, 0)
 
     def _count(self, trial_id: str, kind: str, time_ms: int) -> None:

@@ -213,6 +213,8 @@ class Job:
     branch_at: tuple[float, ...] = ()
     reference: Job | None = None
     reference_every_s: float = 0.0
+    on: str | None = None
+    beside: bool = False
 
     @property
     def steps(self) -> int | None:
@@ -240,8 +242,10 @@ class Job:
 
     @property
     def job_id(self) -> str:
-        """`trial_id` of a training job, `probe_id` of a speed job."""
-        return self.trial_id if self.kind == "train" else self.probe_id
+        """`trial_id` of a training job, `probe_id` of a speed job; one beside the search has its kind behind it."""
+        if self.kind == "train":
+            return self.trial_id
+        return f"{self.probe_id}@{self.on}" if self.beside else self.probe_id
 
     @property
     def grad_accum_steps(self) -> int:
@@ -271,6 +275,8 @@ class Job:
             "branch_at": list(self.branch_at),
             "reference": self.reference.to_dict() if self.reference else None,
             "reference_every_s": self.reference_every_s,
+            "on": self.on,
+            "beside": self.beside,
         }
 
     @classmethod

@@ -8,7 +8,8 @@ from typing import Any
 
 from sweeper.observations import Measured, PlannedPoint, Record, micro_batches, resolution, tokens_per_s
 from sweeper.records import UNRESOLVED, Execution, Job, Resolved
-from sweeper.search.resolving import Choice, MicroBatches, Outcome, ladders, resolve
+from sweeper.search.outcomes import Outcome
+from sweeper.search.resolving import Choice, MicroBatches, ladders, resolve
 
 
 def resolved_points(m: Measured, planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, PlannedPoint]:
@@ -20,7 +21,7 @@ def resolved_points(m: Measured, planned: Sequence[PlannedPoint]) -> dict[Planne
     speeds = {record["probe_id"]: speed for record in m.speeds if (speed := tokens_per_s(record)) is not None}
     found = micro_batches(planned)
     finals: dict[str, Record] = {}
-    for record in m.finals:
+    for record in (*m.finals, *m.elsewhere):
         finals.setdefault(record["config_id"], record)
     return {
         point: _resolved(point, found[point.config.config_id], speeds, finals.get(point.config.config_id))

@@ -12,6 +12,7 @@ from sweeper.ledger import Ledger
 from sweeper.lines import asked_record, event_record, replay, started_record
 from sweeper.records import Continue, Done, Event, Job, Stop, Wait
 from sweeper.search.driver import Driver
+from sweeper.search.on_kinds import OnKinds
 
 Observer = Callable[[Mapping[str, Any]], None]
 FingerprintOf = Callable[[str, int], str | None]
@@ -35,7 +36,7 @@ class Session:
 
     def __init__(
         self,
-        driver: Driver,
+        driver: Driver | OnKinds,
         ledger: Ledger,
         *,
         observers: Sequence[Observer] = (),
@@ -44,13 +45,19 @@ class Session:
         fingerprint_of: FingerprintOf = lambda name, vocab_size: None,
     ) -> None:
         self._fingerprint_of = cache(fingerprint_of)
-        self._driver, self._ledger, self._observers = driver, ledger, tuple(observers)
-        replay(ledger.records, driver)
+        self._search = driver if isinstance(driver, OnKinds) else OnKinds(driver)
+        self._ledger, self._observers = ledger, tuple(observers)
+        replay(ledger.records, self._search)
         self._record(started_record(devices=devices, command=command))
 
-    def ask(self) -> Job | Wait | Done:
-        """The next job, recorded as asked."""
-        answer = self._driver.ask()
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Those that jobs are asked for: of devices of one kind, none."""
+        return self._search.kinds
+
+    def ask(self, free: Sequence[str] = ()) -> Job | Wait | Done:
+        """The next job, recorded as asked; where there are `kinds`, for one of those that are `free`."""
+        answer = self._search.ask(free)
         if isinstance(answer, Job):
             config = answer.config
             fingerprint = self._fingerprint_of(config.recipe.data, config.shape.vocab_size)
@@ -61,7 +68,7 @@ class Session:
     def tell(self, event: Event) -> Continue | Stop:
         """Record an event, then let the Driver decide what follows."""
         self._record(event_record(event))
-        return self._driver.tell(event)
+        return self._search.tell(event)
 
     def _record(self, record: dict[str, Any]) -> None:
         stamped = {"schema": record["schema"], "type": record["type"], "time": now(), **record}

@@ -18,7 +18,7 @@ def sides(run: StudyRun, records: Sequence[Record], found: Frontier, *, folder: 
     """Those of `found`, the frontier of `records`."""
     driver = run.replayed(records)
     seeds = run.seeds(driver, records)
-    return sides_of(found, records, run.points(driver), seeds, folder=folder)
+    return sides_of(found, records, run.points(driver, records), seeds, folder=folder)
 
 
 def by_device(run: StudyRun, records: Sequence[Record], found: Frontier) -> Comparison | None:

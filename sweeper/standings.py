@@ -21,12 +21,12 @@ def standings(
     objectives: Mapping[str, str],
     nuisance: Sequence[str] = (),
 ) -> list[Standing]:
-    """Of each measured point, on each kind of device that measured it; of `nuisance` axes at the best value alone."""
+    """Of the points that the kind of device with most of them has measured; of `nuisance` axes at the best value."""
     found = judged_devices(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
+    points = max((one.points for one in found), key=len, default=())
     return [
         Standing(config_id=point.config_id, p_frontier=point.p_frontier, beaten_by=beaten_by)
-        for one in found
-        for point, beaten_by in zip(one.points, _beaten_by(one.points, objectives), strict=True)
+        for point, beaten_by in zip(points, _beaten_by(points, objectives), strict=True)
     ]
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from sweeper.errors import JobsFailed, UsageError
 from sweeper.labels import duration
 from sweeper.ledger import Ledger, held, read
-from sweeper.lines import replay
+from sweeper.lines import job_id_of, replay
 from sweeper.observations import PlannedPoint
 from sweeper.places import command_of
 from sweeper.planning.plan import MOST_AVERAGED, Plan, plan_json
@@ -25,6 +25,7 @@ from sweeper.records import Config, DeviceType, Job
 from sweeper.run_folder import RunFolder, write_atomically
 from sweeper.search.driver import Driver
 from sweeper.search.follow_up import followed, to_follow
+from sweeper.search.on_kinds import OnKinds
 from sweeper.session import FingerprintOf, Session
 from sweeper.study.schema import LoadedStudy
 from sweeper.study_search import StudySearch
@@ -57,13 +58,13 @@ class StudyRun:
 
     def replayed(self, records: Sequence[Record]) -> Driver:
         """A Driver that knows what the ledger knows."""
-        driver = self.search.driver()
+        driver = self.search.driver(probed=_on_several_kinds(records))
         replay(records, driver)
         return driver
 
-    def points(self, driver: Driver) -> list[PlannedPoint]:
+    def points(self, driver: Driver, records: Sequence[Record]) -> list[PlannedPoint]:
         """The points that the study asks for: a config each, or one per micro-batch where that is an axis."""
-        return self.search.points_of(set(driver.seeds))
+        return self.search.points_of(set(driver.seeds), probed=_on_several_kinds(records))
 
     def seeds(self, driver: Driver, records: Sequence[Record]) -> dict[str, int]:
         """By config id, how many seeds the study asks for, and beyond them those that were trained in a row.
@@ -90,11 +91,13 @@ class StudyRun:
         tracking_uri: str,
         at_a_time: int,
         device: DeviceType,
+        kinds: Sequence[str] = (),
         fingerprint_of: FingerprintOf,
         start: Callable[[float], bool] = lambda seconds: True,
     ) -> tuple[list[dict[str, Any]], Frontier]:
         """Do what is missing. Returns the ledger's records and the frontier. KeyboardInterrupt leaves all whole.
 
+        `kinds` are those of the devices, where there are several, the one that the search goes by first.
         Before anything runs, `start` is given the seconds that it will take by the plan; where it says no, that is
         as if it had been interrupted.
         Raises UsageError when the data is no longer what kept results were measured on.
@@ -103,12 +106,14 @@ class StudyRun:
 
         study = self.loaded.study
         with Ledger(self.folder.ledger, lock=self.folder.lock) as ledger:
-            known = self.replayed(ledger.records)
+            everywhere = OnKinds(self.search.driver(probed=len(kinds) > 1), kinds)
+            replay(ledger.records, everywhere)
+            known = everywhere.driver
             self._check_data(known, ledger.records, fingerprint_of)
             self.write_study()
             seconds = self.seconds_missing(known) / at_a_time
             about = f", about {duration(seconds)}" if seconds else ""
-            console.print(_census(known, ledger.records, branch_at=study.trial.branch_at) + about, highlight=False)
+            console.print(_census(everywhere, ledger.records, branch_at=study.trial.branch_at) + about, highlight=False)
             if seconds and not start(seconds):
                 raise KeyboardInterrupt
             with Tracker(
@@ -121,12 +126,13 @@ class StudyRun:
                 tracker.catch_up(ledger.records)
                 mirror = self._mirror(ledger.records)
                 try:
-                    if "missing" in known.states().values() or known.to_propose or to_follow(known):
+                    if "missing" in everywhere.states().values() or known.to_propose or to_follow(known):
                         # Importing MLflow keeps a core busy: on two cores that would slow the first trial.
                         tracker.drain(START_SECONDS)
-                        driver = self.search.driver(device=device, at_a_time=at_a_time)
+                        own = self.search.driver(device=device, at_a_time=at_a_time, probed=len(kinds) > 1)
+                        search = OnKinds(own, kinds)
                         observers = [tracker.observe, *([mirror.observe] if mirror else [])]
-                        self._drive(driver, ledger, runner, console, observers, at_a_time, fingerprint_of)
+                        self._drive(search, ledger, runner, console, observers, at_a_time, fingerprint_of)
                 except KeyboardInterrupt:
                     tracker.close(interrupted=True, timeout=DRAIN_SECONDS_INTERRUPTED)
                     raise
@@ -161,7 +167,7 @@ class StudyRun:
 
     def _drive(
         self,
-        driver: Driver,
+        search: OnKinds,
         ledger: Ledger,
         runner: Runner,
         console: Console,
@@ -169,10 +175,11 @@ class StudyRun:
         at_a_time: int,
         fingerprint_of: FingerprintOf,
     ) -> None:
+        driver = search.driver
         progress = Progress(
             console,
             jobs=driver.jobs,
-            states=driver.states,
+            states=search.states,
             more=lambda: driver.to_propose + to_follow(driver),
             label=self.search.labeller(),
             at_a_time=at_a_time,
@@ -181,7 +188,7 @@ class StudyRun:
         with progress:
             observers = [*observers, progress.observe]
             session = Session(
-                driver,
+                search,
                 ledger,
                 observers=observers,
                 devices=at_a_time,
@@ -249,7 +256,7 @@ class StudyRun:
             records,
             study=study.name,
             profile=self.loaded.profile,
-            planned=self.points(driver),
+            planned=self.points(driver, records),
             objectives=study.objectives,
             margins=study.margins.model_dump(),
             nuisance=study.nuisance,
@@ -284,7 +291,7 @@ class StudyRun:
         failed = [job_id for job_id, state in states.items() if state == "failed"]
         if failed:
             name = self.search.labeller()
-            why = {r.get("trial_id") or r.get("probe_id"): r["error"] for r in records if r["type"] == "failed"}
+            why = {job_id_of(record): record["error"] for record in records if record["type"] == "failed"}
             why |= {job_id: reason.why for job_id in failed if (reason := driver.reason(job_id)) is not None}
             raise JobsFailed(
                 f"{len(failed)} of {len(states)} jobs failed three times (logs in {self.folder.logs}):\n"
@@ -292,18 +299,21 @@ class StudyRun:
             )
 
 
+def _on_several_kinds(records: Sequence[Record]) -> bool:
+    """Whether jobs were asked for one of several kinds of device, so that all configs are probed."""
+    return any("on" in record for record in records)
+
+
 def _called(job: Job, label: Callable[[Job], str]) -> str:
     return f"{label(job)} seed {job.seed}" if job.kind == "train" else f"{label(job)} speed"
 
 
-def _census(driver: Driver, records: Sequence[Record], *, branch_at: Sequence[float] = ()) -> str:
+def _census(search: OnKinds, records: Sequence[Record], *, branch_at: Sequence[float] = ()) -> str:
     """What of the ledger still applies, in one line."""
-    settled = {
-        record.get("trial_id") or record["probe_id"] for record in records if record["type"] in ("final", "speed")
-    }
-    states = driver.states()
+    settled = {job_id_of(record) for record in records if record["type"] in ("final", "speed")}
+    driver, states = search.driver, search.states()
     kept = [job_id for job_id in settled if states.get(job_id) == "done"]
-    stale = settled - set(driver.jobs)
+    stale = settled - set(driver.jobs) - set(states)
     missing = list(states.values()).count("missing") + driver.to_propose + to_follow(driver)
     parts = [f"{missing} jobs to do"] if not settled else [f"{len(kept)} kept", f"{missing} to do"]
     trained = {record["trial_id"] for record in records if record["type"] == "final" and record["status"] == "ok"}

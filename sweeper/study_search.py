@@ -46,12 +46,15 @@ class StudySearch:
         drawn = random.Random(search.seed).sample(range(len(configs)), MOST_CANDIDATES)
         return tuple([configs[number] for number in sorted(drawn)])
 
-    def driver(self, *, device: DeviceType = "cpu", at_a_time: int = 1) -> Driver:
-        """A Driver that has been told nothing yet; on several devices jobs come longest first, by the plan."""
+    def driver(self, *, device: DeviceType = "cpu", at_a_time: int = 1, probed: bool = False) -> Driver:
+        """A Driver that has been told nothing yet; on several devices jobs come longest first, by the plan.
+
+        `probed`: every config's speed is measured before any training.
+        """
         study, trials = self.loaded.study, self.loaded.study.search.trials
         micro_batches = {
             planned.config.config_id: MicroBatches(
-                executions=planned.executions, choose=planned.choose, probed=study.search.prune
+                executions=planned.executions, choose=planned.choose, probed=probed or study.search.prune
             )
             for planned in self.candidates
         }
@@ -135,7 +138,7 @@ class StudySearch:
 
         return FurtherSeeds(most=study.trial.most_seeds, standings=standings)
 
-    def points_of(self, asked: Set[str]) -> list[PlannedPoint]:
+    def points_of(self, asked: Set[str], *, probed: bool = False) -> list[PlannedPoint]:
         """The points of these configs, by id: one each, or one per micro-batch where that is an axis."""
         return [
             PlannedPoint(
@@ -144,7 +147,7 @@ class StudySearch:
                 off_target=planned.off_target,
                 ladder=planned.executions if planned.choose == "fastest" else (),
                 memory_bytes=self.loaded.study.budget.memory,
-                probed=self.loaded.study.search.prune,
+                probed=probed or self.loaded.study.search.prune,
                 branch_at=self.loaded.study.trial.branch_at,
             )
             for planned in self.candidates

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from sweeper.lines import job_id_of
+
 Record = Mapping[str, Any]
 USEFUL = ("train", "evaluate", "branches")
 """The parts of a trial's seconds that its result comes from: a branch's loss is one that would else need a trial."""
@@ -89,7 +91,7 @@ def useful_fraction(records: Iterable[Record]) -> Useful:
         if record["type"] == "started":
             runs.append(_Run(started=time, devices=int(record["devices"]), last_seen=time))
             continue
-        job_id = str(record.get("trial_id") or record["probe_id"])
+        job_id = job_id_of(record)
         if record["type"] == "asked" and _starts(runs, job_id, time):
             runs.append(_Run(started=time, last_seen=time))
         if not runs:

@@ -8,11 +8,12 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from model.shape import Shape
+from sweeper.machine import ray_node
 from sweeper.records import (
     Config,
     Continue,
@@ -26,6 +27,7 @@ from sweeper.records import (
     Recipe,
     Resolved,
     Rung,
+    Speed,
     SpeedSummary,
     Stop,
     Wait,
@@ -73,11 +75,12 @@ class FakeSession:
     events: list[Event] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     most_running: int = 0
+    kinds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.queue = deque(self.jobs)
 
-    def ask(self) -> Job | Wait | Done:
+    def ask(self, free: Sequence[str] = ()) -> Job | Wait | Done:
         """The next job."""
         if not self.queue:
             return Wait() if self.running else Done()
@@ -183,27 +186,33 @@ def _busy(job: Job, argument: str) -> Iterator[Event]:
 
 
 def _valley(job: Job, argument: str) -> Iterator[Event]:
-    """Sleeps `argument` seconds; its loss and its speed depend on its layers alone."""
+    """Sleeps `argument` seconds; its loss and its speed depend on its layers alone, its device is its node's kind."""
     began, layers = time.time(), job.config.shape.n_layers
     time.sleep(float(argument))
-    speed = 1e6 / layers
-    yield make_final(
-        job,
-        val_loss=2.0 + (layers / 100 - 1.7) ** 2,
-        speed=SpeedSummary(tokens_per_s=speed, low=speed, high=speed, windows=(speed,), step_ms=1.0),
-        environment={
-            "device": "pretended",
-            "node": _node(),
-            "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
-            "began": began,
-            "ended": time.time(),
-        },
-    )
+    node, kind = _node()
+    environment = {
+        "device": f"pretended {kind}" if kind else "pretended",
+        "node": node,
+        "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "began": began,
+        "ended": time.time(),
+    }
+    figure = 1e6 / layers
+    speed = SpeedSummary(tokens_per_s=figure, low=figure, high=figure, windows=(figure,), step_ms=1.0)
+    if job.kind == "speed":
+        yield Speed(job=job, status="ok", speed=speed, peak_memory_bytes=1, seconds={}, environment=environment)
+    else:
+        loss = 2.0 + (layers / 100 - 1.7) ** 2
+        yield make_final(job, val_loss=loss, speed=speed, environment=environment)
 
 
-def _node() -> str | None:
+def _node() -> tuple[str | None, str | None]:
+    """The node's id, and the kind of its devices."""
     ray = sys.modules.get("ray")
-    return ray.get_runtime_context().get_node_id() if ray is not None and ray.is_initialized() else None
+    if ray is None or not ray.is_initialized():
+        return None, None
+    own = ray.get_runtime_context().get_node_id()
+    return own, next(ray_node(node["Resources"]).kind for node in ray.nodes() if node["NodeID"] == own)
 
 
 def _seen() -> dict[str, object]:

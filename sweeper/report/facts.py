@@ -50,9 +50,17 @@ def noise_sentences(one: DeviceFrontier, margins: Mapping[str, float] = MARGINS)
         )
     if one.drift is not None:
         sentences.append(drift_sentence(one.drift))
-    sentences += tuned_sentences(one)
-    sentences.append(one.held_equal)
+    sentences += [*tuned_sentences(one), *_elsewhere_sentence(one), one.held_equal]
     return sentences
+
+
+def _elsewhere_sentence(one: DeviceFrontier) -> list[str]:
+    """Which trials another kind of device has run."""
+    trials = {(p.config_id, sample.seed): sample.device for p in one.points for sample in p.samples}
+    others = sorted({device for device in trials.values() if device is not None})
+    count = sum(device is not None for device in trials.values())
+    said = f"{count} of the {len(trials)} trials ran on {listed(others)}: their losses count, their speeds don't."
+    return [said] if others else []
 
 
 def _within_margin(one: DeviceFrontier, margins: Mapping[str, float]) -> list[str]:

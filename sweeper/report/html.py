@@ -29,7 +29,15 @@ from sweeper.report.text import (
     tied_means,
     useful_sentence,
 )
-from sweeper.report.trials import config_names, planned_outcomes, point_table, row_id, script_data, trial_table
+from sweeper.report.trials import (
+    config_names,
+    longer_names,
+    planned_outcomes,
+    point_table,
+    row_id,
+    script_data,
+    trial_table,
+)
 from sweeper.run_folder import RunFolder, write_atomically
 
 if TYPE_CHECKING:
@@ -113,7 +121,8 @@ def render(
 
     plain = frontier_json(found)
     names = config_names(found, plan_json)
-    outcomes = planned_outcomes(names, plan_json["totals"]["most_seeds"], records)
+    all_names, most_seeds = names | longer_names(found, names), plan_json["totals"]["most_seeds"]
+    outcomes = planned_outcomes(names, most_seeds, records)
     finals = [record for record in outcomes if record["type"] == "final"]
     script = _script()
     return _template("report.html.j2").render(
@@ -139,7 +148,7 @@ def render(
         plan_rows=_plan_rows(plan_json),
         memory_planned=MEMORY_PLANNED,
         memory_measured=_memory_measured(finals),
-        trials=trial_table(outcomes, names),
+        trials=trial_table(planned_outcomes(all_names, most_seeds, records), all_names),
         horizons_title=TITLE,
         horizons=[
             (one.device, *section(one))

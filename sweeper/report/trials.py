@@ -67,6 +67,11 @@ def config_names(found: Frontier, plan: Mapping[str, Any]) -> dict[str, str]:
     return names | {point.config_id: point.label for point in points if point.config_id not in names} | own
 
 
+def longer_names(found: Frontier, names: Mapping[str, str]) -> dict[str, str]:
+    """The labels of what is trained longer of those configs that have one of `names`, by its own config id."""
+    return {i: f"{names[own]}, for longer" for i, own in found.follow_ups.items() if own in names}
+
+
 def planned_outcomes(names: Mapping[str, str], most_seeds: int, records: Sequence[Record]) -> list[Record]:
     """Of each trial that the study asks for now, the last outcome on each kind of device; without any, its failure.
 

@@ -10,7 +10,7 @@ from sweeper.records import Config, Continue, Done, Event, Failed, Final, Job, R
 from sweeper.search._base import Strategy
 from sweeper.search.early_stop import SuccessiveHalving
 from sweeper.search.further_seeds import FurtherSeeds
-from sweeper.search.outcomes import Outcomes
+from sweeper.search.outcomes import Outcome, Outcomes
 from sweeper.search.pruning import Pruning, PutLast
 from sweeper.search.resolving import (
     DEFAULT_SETTINGS,
@@ -18,7 +18,6 @@ from sweeper.search.resolving import (
     JobSettings,
     Ladder,
     MicroBatches,
-    Outcome,
     Untrainable,
     ladders,
     majority,
@@ -67,11 +66,11 @@ class Driver:
         self._judged: Mapping[str, PutLast] = {}
         self._begun, self._told_anew = set[str](), True
         self._early_stop, self._further_seeds, self._decided = early_stop, further_seeds, False
-        self._strategy, self._settings, self._seeds = strategy, settings, seeds
+        self._strategy, self.settings, self._seeds = strategy, settings, seeds
         self._max_device_seconds = max_device_seconds
         self._outcomes = Outcomes(memory_bytes=settings.memory_bytes, branch_at=settings.branch_at)
-        self._micro_batches_of = micro_batches
-        self._configs: dict[str, Config] = {}
+        self.micro_batches_of = micro_batches
+        self.configs: dict[str, Config] = {}
         self._probed: dict[str, tuple[Ladder, ...]] = {}
         self._ladders: dict[tuple[str, ...], Ladder] = {}
         self._trials: dict[str, Job] = {}
@@ -89,8 +88,8 @@ class Driver:
     def _take(self, config: Config) -> None:
         """Want a config's probes, and its trainings with every seed."""
         config_id = config.config_id
-        self._configs[config_id] = config
-        self._probed[config_id] = ladders(config, self._micro_batches_of(config), self._settings)
+        self.configs[config_id] = config
+        self._probed[config_id] = ladders(config, self.micro_batches_of(config), self.settings)
         for ladder in self._probed[config_id]:
             if ladder.probe_ids not in self._ladders:
                 self._ladders[ladder.probe_ids] = self._open_ladders[ladder.probe_ids] = ladder
@@ -125,7 +124,7 @@ class Driver:
 
     def _room_left(self) -> int:
         """How many more configs may be trained than those that are or will be; what is put last isn't."""
-        return (self._most_configs or len(self._configs)) - len(self._configs) + len(self.put_last)
+        return (self._most_configs or len(self.configs)) - len(self.configs) + len(self.put_last)
 
     def _proposed(self) -> Config | None:
         return None if self._most_configs is not None and self._room_left() <= 0 else self._strategy.propose()
@@ -136,17 +135,17 @@ class Driver:
         if self._pruning is None:
             return {}
         if self._told_anew:
-            losses = {i: loss for i in self._configs if (loss := self._first_loss(i)) is not None}
-            speeds = {i: speed for i in self._configs if (speed := self._probed_speed(i)) is not None}
-            self._judged, self._told_anew = self._pruning.judge(list(self._configs.values()), losses, speeds), False
+            losses = {i: loss for i in self.configs if (loss := self._first_loss(i)) is not None}
+            speeds = {i: speed for i in self.configs if (speed := self._probed_speed(i)) is not None}
+            self._judged, self._told_anew = self._pruning.judge(list(self.configs.values()), losses, speeds), False
         return {config_id: why for config_id, why in self._judged.items() if config_id not in self._begun}
 
     @property
     def _left_out(self) -> Set[str]:
         """What won't be trained, as `most_configs` have begun; it may have been put last when they were chosen."""
-        if self._most_configs is None or len(begun := self._begun & self._configs.keys()) < self._most_configs:
+        if self._most_configs is None or len(begun := self._begun & self.configs.keys()) < self._most_configs:
             return set()
-        return self._configs.keys() - begun
+        return self.configs.keys() - begun
 
     def _first_loss(self, config_id: str) -> float | None:
         outcome = self.outcome(self._trials_of[config_id][0])
@@ -157,9 +156,9 @@ class Driver:
         return max((speed for speed in outcomes if isinstance(speed, float)), default=None)
 
     def _training(self, config_id: str, seed: int) -> Job:
-        config = self._configs[config_id]
-        execution = self._micro_batches_of(config).executions[0]
-        return Job(kind="train", config=config, execution=execution, seed=seed, **vars(self._settings))
+        config = self.configs[config_id]
+        execution = self.micro_batches_of(config).executions[0]
+        return Job(kind="train", config=config, execution=execution, seed=seed, **vars(self.settings))
 
     @property
     def jobs(self) -> Mapping[str, Job]:
@@ -171,7 +170,7 @@ class Driver:
 
     def owner(self, job_id: str) -> Config:
         """The config of a job; of a probe that several share, the first."""
-        return self._configs[self._sharing[job_id][0]] if job_id in self._sharing else self._jobs[job_id].config
+        return self.configs[self._sharing[job_id][0]] if job_id in self._sharing else self._jobs[job_id].config
 
     @property
     def device_seconds(self) -> float:
@@ -195,10 +194,19 @@ class Driver:
                 break
         if ready is None:
             return Wait() if self._running else Done()
-        self._running.add(ready.job_id)
-        if ready.kind == "train":
-            self._begun.add(ready.config.config_id)
-        return replace(ready, attempt=failures[ready.job_id] + 1)
+        return self._handed_out(ready)
+
+    def ask_training(self, fits: Callable[[Job], bool]) -> Job | None:
+        """A settled training that fits a device which the search doesn't go by; nothing is proposed for it."""
+        trainings = (job for seed in range(len(self._open)) for job in self._trainings(seed) if fits(job))
+        job = None if self.is_spent else next(trainings, None)
+        return None if job is None else self._handed_out(job)
+
+    def _handed_out(self, job: Job) -> Job:
+        self._running.add(job.job_id)
+        if job.kind == "train":
+            self._begun.add(job.config.config_id)
+        return replace(job, attempt=self._outcomes.failures[job.job_id] + 1)
 
     def _ready(self) -> Iterator[Job]:
         """What could run now, in order; the strategy is asked for a config when no first seed of another is left."""
@@ -267,6 +275,9 @@ class Driver:
         """Take in an event of a job, asked now or in an earlier run. Of jobs not wanted, nothing follows."""
         if isinstance(event, Rung):
             return self._early_stop.tell(event) if self._early_stop is not None else Continue()
+        if event.job.beside and event.job.kind == "speed":
+            self._outcomes.count_seconds(event)
+            return Continue()
         job_id = event.job.job_id
         own, self._decided, self._told_anew = job_id in self._running, False, True
         if event.job.kind == "train":
@@ -278,7 +289,7 @@ class Driver:
             self._look_again()
         self._look_again_at(self._sharing.get(job_id) or [event.job.config.config_id])
         if isinstance(event, Final) and job_id in self._trials and self.outcome(job_id) is event:
-            self._strategy.observe(event)
+            self._strategy.observe(self._outcomes.as_here(event))
             self._want_speed_of(event)
         return Continue()
 
@@ -299,7 +310,7 @@ class Driver:
             for seed, job_id in enumerate(self._trials_of.get(config_id, ())):
                 if config_id not in self._open[seed] and self._state(job_id) == "missing":
                     still = {*self._open[seed], config_id}
-                    self._open[seed] = {one: None for one in self._configs if one in still}
+                    self._open[seed] = {one: None for one in self.configs if one in still}
 
     def _want_speed_of(self, final: Final) -> None:
         """A training at another execution than this study's says nothing of this one's speed: ask for a probe."""
@@ -373,28 +384,15 @@ class Driver:
         return any(isinstance(self._probe_outcome(probe), float) for ladder in mine for probe in ladder.probes)
 
     def _probe_outcome(self, probe: Job) -> Outcome | None:
-        event = self.outcome(probe.job_id)
-        if event is None:
-            return "unavailable" if self._outcomes.is_given_up(probe.job_id) else None
-        if event.status == "out_of_memory":
-            return "out_of_memory"
-        # A probe without a figure to choose by is as good as none.
-        return event.speed.tokens_per_s if event.status == "ok" and event.speed else "unavailable"
+        return self._outcomes.of_probe(probe.job_id)
 
     def _choice(self, config_id: str) -> Choice | Untrainable | None:
         if config_id not in self._choices:
-            config = self._configs[config_id]
-            self._choices[config_id] = resolve(
-                config,
-                self._micro_batches_of(config),
-                self._probed[config_id],
-                self._probe_outcome,
-                kept=self._kept(config),
-            )
+            config, probed = self.configs[config_id], self._probed[config_id]
+            found, kept = self.micro_batches_of(config), self._kept(config)
+            self._choices[config_id] = resolve(config, found, probed, self._probe_outcome, kept=kept)
         return self._choices[config_id]
 
     def _kept(self, config: Config) -> Resolved:
         """How most of the config's trainings on this kind of device were resolved, the lowest seeds first."""
-        return majority(
-            [one for job_id in self._trials_of[config.config_id] for one in self._outcomes.resolved(job_id)]
-        )
+        return majority(one for job_id in self._trials_of[config.config_id] for one in self._outcomes.resolved(job_id))

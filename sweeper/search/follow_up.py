@@ -101,6 +101,11 @@ class FollowUpDriver(Driver):
         waits = isinstance(answer, Done) and self._later is not None and "running" in self._later.states().values()
         return Wait() if waits else answer
 
+    def ask_training(self, fits: Callable[[Job], bool]) -> Job | None:
+        """One of the study's, then of the follow-ups that have been asked for."""
+        own = super().ask_training(fits)
+        return self._later.ask_training(fits) if own is None and self._later is not None else own
+
     def tell(self, event: Event) -> Continue | Stop:
         """Take in an event; those of follow-ups count towards the study's hours, and their rungs stop nothing."""
         is_own = event.job.job_id in super().jobs
@@ -130,12 +135,12 @@ class FollowUpDriver(Driver):
     def _driver_of(self, config_ids: Sequence[str]) -> Driver | None:
         if not config_ids:
             return None
-        originals = {self._follow_up.longer(self._configs[one]).config_id: self._configs[one] for one in config_ids}
+        originals = {self._follow_up.longer(self.configs[one]).config_id: self.configs[one] for one in config_ids}
         later = Driver(
-            Grid([self._follow_up.longer(self._configs[one]) for one in config_ids]),
+            Grid([self._follow_up.longer(self.configs[one]) for one in config_ids]),
             seeds=self._seeds,
             micro_batches=lambda config: self._micro_batches(originals[config.config_id]),
-            settings=self._settings,
+            settings=self.settings,
         )
         for event in self._told:
             later.tell(event)
@@ -146,7 +151,7 @@ class FollowUpDriver(Driver):
         """By the id of each config that is trained longer, the study's own; empty while none is chosen."""
         if self._follow_ups() is None:
             return {}
-        return {self._follow_up.longer(self._configs[one]).config_id: one for one in self._chosen}
+        return {self._follow_up.longer(self.configs[one]).config_id: one for one in self._chosen}
 
     @property
     def to_follow(self) -> int:

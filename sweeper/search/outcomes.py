@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from sweeper.records import Final, Resolved, Speed
+from sweeper.records import Event, Final, Resolved, Speed
+
+Outcome = float | Literal["out_of_memory", "unavailable"]
+"""Of a probe: its tokens/s, or why there are none; unavailable is what failed for good."""
 
 MAX_ATTEMPTS = 3
 """A job that failed this often, over all runs of the study, is not tried again."""
@@ -34,12 +38,22 @@ class Outcomes:
         self.device_seconds = 0.0
 
     def add(self, event: Final | Speed, *, own: bool) -> bool:
-        """Take in an outcome; whether it came from another kind of device than the one before, so that others count."""
+        """Take in an outcome; whether it came from another kind of device than the one before, so that others count.
+
+        One from beside the search says nothing of the kind that the search goes by.
+        """
         device = event.environment.get("device") or self._device
+        if event.job.beside and event.job.kind == "train":
+            device = self._device
         changed, self._device = device != self._device, device
-        self.device_seconds += sum(event.seconds.values())
+        self.count_seconds(event)
         self._told.setdefault(event.job.job_id, []).append(_Told(event=event, own=own))
         return changed
+
+    def count_seconds(self, event: Event) -> None:
+        """Add what a job has taken to the hours of the study; failed attempts leave no seconds."""
+        if isinstance(event, Final | Speed):
+            self.device_seconds += sum(event.seconds.values())
 
     def is_given_up(self, job_id: str) -> bool:
         """Whether a job has failed too often to be tried again."""
@@ -48,6 +62,22 @@ class Outcomes:
     def counting(self, job_id: str) -> list[Final | Speed]:
         """The outcomes of a job that say something about this run, the latest first."""
         return [one.event for one in reversed(self._told.get(job_id, ())) if self._counts(one)]
+
+    def of_probe(self, job_id: str) -> Outcome | None:
+        """What measuring a speed has come to, None as long as it hasn't; without a figure it is as good as none."""
+        if not (told := self.counting(job_id)):
+            return "unavailable" if self.is_given_up(job_id) else None
+        if told[0].status == "out_of_memory":
+            return "out_of_memory"
+        return told[0].speed.tokens_per_s if told[0].status == "ok" and told[0].speed else "unavailable"
+
+    def as_here(self, final: Final) -> Final:
+        """A trial from beside the search, with the speed and the memory that its probe had on the search's device."""
+        if not final.job.beside:
+            return final
+        probe = next(iter(self.counting(final.job.probe_id)), None)
+        found = (probe.speed, probe.peak_memory_bytes) if probe is not None else (None, None)
+        return replace(final, speed=found[0], peak_memory_bytes=found[1])
 
     def resolved(self, job_id: str) -> list[Resolved]:
         """How a training on this kind of device was resolved, in a list of one; empty where there was none."""
@@ -66,7 +96,16 @@ class Outcomes:
 
     def _of_this_device(self, told: _Told) -> bool:
         device = told.event.environment.get("device")
+        if told.event.job.beside and told.event.job.kind == "train":  # resolved by the search; its memory wasn't its
+            return isinstance(told.event, Final) and told.event.status != "out_of_memory"
         return told.own or not device or device == self._device
+
+
+def precision_used(environment: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """What a job computed in: it may be FP8 of other layers, or emulated, elsewhere. None where that isn't recorded."""
+    report = environment.get("precision")
+    names = ("name", "backend", "layer_filter", "converted", "total", "emulated")
+    return None if report is None else tuple([report.get(name) for name in names])
 
 
 def lacks_branches(final: Final, branch_at: Set[float]) -> bool:

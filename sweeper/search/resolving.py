@@ -15,9 +15,8 @@ from functools import cached_property
 from typing import Literal
 
 from sweeper.records import UNRESOLVED, Config, DeviceType, Execution, Job, Precision, Resolved
+from sweeper.search.outcomes import Outcome
 
-Outcome = float | Literal["out_of_memory", "unavailable"]
-"""Of a probe: its tokens/s, or why there are none; unavailable is what failed for good."""
 OutcomeOf = Callable[[Job], Outcome | None]
 """The outcome of a speed job, None as long as it has none."""
 

@@ -9,10 +9,12 @@ from collections import Counter, defaultdict
 import pytest
 
 from runners import ray_connection, ray_tune
+from runners.ray_connection import machines
 from sweeper.ledger import Ledger, read
 from sweeper.records import Execution
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
+from sweeper.search.on_kinds import OnKinds
 from sweeper.search.resolving import MicroBatches
 from sweeper.session import Session
 from tests.campaign.fire import ROOT
@@ -22,30 +24,40 @@ DEVICES = 8
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    """Nodes by number; those that a test adds are gone afterwards."""
+def make_cluster(monkeypatch):
+    """A function that starts a node of so many devices of a kind; all are gone afterwards."""
     import ray
     from ray.cluster_utils import Cluster
 
     for name, value in ray_connection.SETTINGS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    node = {"num_cpus": DEVICES, "num_gpus": DEVICES, "object_store_memory": ray_connection.OBJECT_STORE_BYTES}
-    made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    made.add = lambda: made.add_node(**node)
-    try:
+    made = None
+
+    def make(*kinds, devices=DEVICES):
+        nonlocal made
+        size = {"num_cpus": devices, "num_gpus": devices, "object_store_memory": ray_connection.OBJECT_STORE_BYTES}
+        nodes = [{**size, "resources": {f"accelerator_type:{kind}": 1} if kind else {}} for kind in kinds]
+        made = Cluster(initialize_head=True, head_node_args={**nodes[0], "include_dashboard": False})
+        made.added = [made.add_node(**node) for node in nodes[1:]]
+        made.wait_for_nodes()
         ray.init(address=made.address, log_to_driver=False, logging_level="CRITICAL")
-        yield made
+        return made
+
+    try:
+        yield make
     finally:
         ray.shutdown()
-        made.shutdown()
+        if made is not None:
+            made.shutdown()
 
 
 def study(jobs, seconds):
     configs = [make_job(n_layers=n + 1, data=f"valley:{seconds}").config for n in range(jobs)]
-    once = MicroBatches(executions=(Execution(batch_size=4, compile=False),))
+    kinds = machines().kinds(cpus=1, gpus=1)
+    once = MicroBatches(executions=(Execution(batch_size=4, compile=False),), probed=len(kinds) > 1)
     strategy = make_strategy("grid", configs, trials=None, seed=0, axes=(), objectives={})
-    return Driver(strategy, seeds=1, micro_batches=lambda config: once)
+    return OnKinds(Driver(strategy, seeds=1, micro_batches=lambda config: once), kinds)
 
 
 def run(tmp_path, jobs, seconds, *, at_half=lambda: None):
@@ -101,13 +113,11 @@ def idle_seconds(found):
 
 @pytest.mark.campaign
 @pytest.mark.timeout(1800)
-def test_two_hundred_jobs_on_three_nodes_one_of_which_is_lost(cluster, tmp_path):
-    cluster.add()
-    lost = cluster.add()
-    cluster.wait_for_nodes()
+def test_two_hundred_jobs_on_three_nodes_one_of_which_is_lost(make_cluster, tmp_path):
+    cluster = make_cluster(None, None, None)
 
     def lose():
-        cluster.remove_node(lost, allow_graceful=False)
+        cluster.remove_node(cluster.added[-1], allow_graceful=False)
 
     began = time.perf_counter()
     records = run(tmp_path, 200, 6.0, at_half=lose)
@@ -124,7 +134,22 @@ def test_two_hundred_jobs_on_three_nodes_one_of_which_is_lost(cluster, tmp_path)
 
 
 @pytest.mark.alone
-def test_eight_jobs_on_one_node_never_share_a_device(cluster, tmp_path):
+def test_of_two_kinds_of_device_each_measures_every_speed_and_both_train(make_cluster, tmp_path):
+    make_cluster("H100", "A100", devices=2)
+    records = run(tmp_path, 6, 1.0)
+    check_all_have_one_outcome(records, 6)
+    check_never_two_on_one_device(spans(records))
+    ended = [record for record in records if record["type"] in ("speed", "final")]
+    assert {record["device"] for record in ended} == {"pretended H100", "pretended A100"}
+    assert all(record["device"] == f"pretended {record['on']}" for record in ended), "it ran where it was asked for"
+    speeds = Counter(record["device"] for record in ended if record["type"] == "speed")
+    assert speeds == {"pretended H100": 6, "pretended A100": 6}
+    assert len({record["device"] for record in ended if record["type"] == "final"}) == 2
+
+
+@pytest.mark.alone
+def test_eight_jobs_on_one_node_never_share_a_device(make_cluster, tmp_path):
+    make_cluster(None)
     records = run(tmp_path, 8, 2.5)
     check_all_have_one_outcome(records, 8)
     found = spans(records)

@@ -152,7 +152,7 @@ def test_what_the_session_raises_ends_the_run(run) -> None:
             raise OSError("no space left")
 
     class Stuck(FakeSession):
-        def ask(self):
+        def ask(self, free=()):
             return Wait()
 
     with pytest.raises(OSError, match="no space left"):

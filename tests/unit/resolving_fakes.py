@@ -29,8 +29,9 @@ def in_minutes(n_layers=1, minutes=1.0, **changes):
     return config(n_layers, steps=None, minutes=minutes, **changes)
 
 
-def driver(*configs, batch_sizes=(2, 4, 8), choose="fastest", seeds=1, **settings):
-    rungs = MicroBatches(executions=tuple(Execution(batch_size=b, compile=False) for b in batch_sizes), choose=choose)
+def driver(*configs, batch_sizes=(2, 4, 8), choose="fastest", seeds=1, probed=False, **settings):
+    executions = tuple(Execution(batch_size=b, compile=False) for b in batch_sizes)
+    rungs = MicroBatches(executions=executions, choose=choose, probed=probed)
     return Driver(Grid(configs), seeds=seeds, micro_batches=lambda _: rungs, settings=JobSettings(**settings))
 
 

@@ -43,10 +43,10 @@ def worlds(draw):
     return configs, tuple(batch_sizes), draw(st.sampled_from(["each", "fastest"])), outcomes
 
 
-def brute_force(one, batch_sizes, choose, world):
+def brute_force(one, batch_sizes, choose, world, *, probed=False):
     """(probes as (depth, precision, micro-batch), what a trial is asked with or why it isn't), rule by rule."""
     recipe, depth = one.recipe, one.shape.n_layers
-    if len(batch_sizes) == 1 and recipe.precision != "auto" and recipe.minutes is None:
+    if not probed and len(batch_sizes) == 1 and recipe.precision != "auto" and recipe.minutes is None:
         return set(), (batch_sizes[0], None, None)
     probes, measured, broken = set(), {}, []
     for precision in ("bf16", "fp8") if recipe.precision == "auto" else (recipe.precision,):

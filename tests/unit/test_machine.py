@@ -4,7 +4,7 @@ import pytest
 
 from sweeper import machine
 from sweeper.errors import UsageError
-from sweeper.machine import Machines, Node, this_machine
+from sweeper.machine import Machines, Node, ray_node, this_machine
 
 
 @pytest.fixture
@@ -87,3 +87,28 @@ def test_gpus_are_said_with_their_place(devices):
     assert this_machine().gpus_shown() == "2 GPUs here"
     assert cluster((4, 1)).gpus_shown() == "1 GPU on the Ray cluster at 10.0.0.5:6379"
     assert cluster((4, 0)).gpus_shown() == "no GPU on the Ray cluster at 10.0.0.5:6379"
+
+
+def kinds_of(*nodes):
+    """Of (cores, GPUs, kind) each, for jobs of 2 cores and 1 GPU."""
+    there = Machines(nodes=tuple(Node(cpus=cpus, gpus=gpus, kind=kind) for cpus, gpus, kind in nodes))
+    return there.kinds(cpus=2, gpus=1)
+
+
+def test_the_kind_with_most_room_comes_first():
+    assert kinds_of((16, 4, "A100"), (16, 8, "H100"), (16, 2, "A100"), (8, 0, None)) == ("H100", "A100")
+    assert kinds_of((4, 8, "H100"), (16, 8, "A100")) == ("A100", "H100"), "by jobs that fit, not by devices"
+    assert kinds_of((16, 8, "H100"), (16, 8, "H100")) == ("H100",)
+
+
+def test_kinds_that_cannot_be_asked_for_are_not_told_apart():
+    assert kinds_of((16, 8, "H100"), (16, 8, None)) == ()
+    assert kinds_of((16, 0, None)) == ()
+    assert Machines(nodes=(Node(cpus=16, gpus=8, kind="H100"),)).kinds(cpus=16, gpus=0) == ()
+
+
+def test_a_ray_node_says_its_kind_by_a_resource():
+    said = {"CPU": 64.0, "GPU": 8.0, "accelerator_type:H100": 1.0, "node:10.0.0.5": 1.0, "memory": 1e12}
+    assert ray_node(said) == Node(cpus=64, gpus=8, kind="H100")
+    assert ray_node({"CPU": 64.0, "accelerator_type:H100": 1.0}) == Node(cpus=64, gpus=0)
+    assert ray_node({**said, "accelerator_type:A100": 1.0}).kind is None
