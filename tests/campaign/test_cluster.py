@@ -133,7 +133,6 @@ def test_two_hundred_jobs_on_three_nodes_one_of_which_is_lost(make_cluster, tmp_
     assert idle <= 0.5
 
 
-@pytest.mark.alone
 def test_of_two_kinds_of_device_each_measures_every_speed_and_both_train(make_cluster, tmp_path):
     make_cluster("H100", "A100", devices=2)
     records = run(tmp_path, 6, 1.0)
@@ -147,7 +146,6 @@ def test_of_two_kinds_of_device_each_measures_every_speed_and_both_train(make_cl
     assert len({record["device"] for record in ended if record["type"] == "final"}) == 2
 
 
-@pytest.mark.alone
 def test_eight_jobs_on_one_node_never_share_a_device(make_cluster, tmp_path):
     make_cluster(None)
     records = run(tmp_path, 8, 2.5)

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from tiny_study import command, finals, folder, ledger, mlflow_runs, sweeper, write_study
 
-pytestmark = pytest.mark.alone
-
 
 def wait_for_finals(place, process, count):
     deadline = time.monotonic() + 120
@@ -48,6 +46,7 @@ def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(place):
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_in_time_with_the_ledger_whole(place, number):
     """Ctrl-C reaches every process of the terminal, a scheduler's SIGTERM the driver alone."""

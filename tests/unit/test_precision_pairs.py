@@ -89,7 +89,9 @@ def test_a_ladder_says_which_micro_batch_trains_and_which_has_not_run():
     assert [rung.chosen for rung in ladder.rungs] == [True, False, False]
     assert ladder.rungs[0].peak_memory_bytes == 10**8
     elsewhere = [{**r, "device": "another"} if r["type"] == "speed" else r for r in records]
-    assert one_device(planned, elsewhere).batch_ladders == ()
+    frontiers = frontier(elsewhere, study="a", profile="cpu", planned=planned, objectives=OBJECTIVES).frontiers
+    assert [len(one.batch_ladders) for one in frontiers] == [1, 0]
+    assert frontiers[1].device == "2-core CPU", "where nothing was probed"
 
 
 def test_configs_that_speed_cannot_tell_apart_share_a_ladder_and_an_axis_of_micro_batches_has_no_choice():
