@@ -134,8 +134,8 @@ def test_two_hundred_jobs_on_three_nodes_one_of_which_is_lost(make_cluster, tmp_
 
 
 def test_of_two_kinds_of_device_each_measures_every_speed_and_both_train(make_cluster, tmp_path):
-    make_cluster("H100", "A100", devices=2)
-    records = run(tmp_path, 6, 1.0)
+    make_cluster("H100", "A100", devices=1)
+    records = run(tmp_path, 6, 0.5)
     check_all_have_one_outcome(records, 6)
     check_never_two_on_one_device(spans(records))
     ended = [record for record in records if record["type"] in ("speed", "final")]
@@ -147,7 +147,7 @@ def test_of_two_kinds_of_device_each_measures_every_speed_and_both_train(make_cl
 
 
 def test_eight_jobs_on_one_node_never_share_a_device(make_cluster, tmp_path):
-    make_cluster(None)
+    make_cluster(None, devices=3)
     records = run(tmp_path, 8, 2.5)
     check_all_have_one_outcome(records, 8)
     found = spans(records)

@@ -16,13 +16,13 @@ from tests.campaign.fire import local_ray
 from tests.conformance.test_strategies import METHODS
 from tests.fakes import make_job
 
-TRIALS, SEEDS, DEVICES = 14, 2, 4
+TRIALS, SEEDS, DEVICES = 14, 2, 2
 FEASIBLE = [make_job(n_layers=n + 1, data="valley:0").config for n in range(40)]
 TARGET = "tests.fakes:behave"
 
 
 @pytest.fixture(scope="module")
-def four_devices():
+def two_devices():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ray_connection.SETTINGS.items():
             patch.setenv(name, value)
@@ -73,5 +73,5 @@ def test_in_process_twice_the_same(method, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_on_four_devices(method, tmp_path, four_devices):
+def test_on_two_devices(method, tmp_path, two_devices):
     check(run(tmp_path, method, on_ray))

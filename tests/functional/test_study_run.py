@@ -1,6 +1,7 @@
 """`sweeper run` as a user meets it: whole, again, edited, on other data. Real training, real Ray, real MLflow."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ from sweeper.ledger import read
 
 
 def test_a_study_is_run_once_and_leaves_all_it_promises(place):
+    shutil.rmtree(place / "runs")  # it makes MLflow's store itself
     write_study(place)
     said = sweeper(place, "run", "tiny.yaml")
     assert "8 jobs to do" in said
@@ -69,15 +71,15 @@ def test_an_edited_study_keeps_what_still_applies(place):
 
 def test_micro_batches_as_an_axis_share_one_training(place):
     write_study(place, seeds=1, edit=lambda text: text.replace("  batch_size: 4\n", "").replace(
-        "  n_layers: [1, 2]\n", "  n_layers: [1]\n  batch_size: [1, 2, 4]\n"))  # fmt: skip
+        "  n_layers: [1, 2]\n", "  n_layers: [1]\n  batch_size: [1, 2]\n"))  # fmt: skip
     sweeper(place, "run", "tiny.yaml", "--runner", "in-process")
     kinds = Counter(record["type"] for record in ledger(place) if record["type"] in ("final", "speed"))
-    assert kinds == {"final": 2, "speed": 6}
+    assert kinds == {"final": 2, "speed": 4}
     points = json.loads((folder(place) / "frontier.json").read_text())["frontiers"][0]["points"]
-    assert {point["batch_size"] for point in points} == {1, 2, 4}
+    assert {point["batch_size"] for point in points} == {1, 2}
     losses = {(point["config_id"], point["objectives"]["val_loss"]["mean"]) for point in points}
     assert len(losses) == 2
-    assert len({point["objectives"]["tokens_per_s"]["mean"] for point in points}) == 6
+    assert len({point["objectives"]["tokens_per_s"]["mean"] for point in points}) == 4
 
 
 def test_micro_batch_precision_and_steps_are_settled_by_probes_once(place):

@@ -31,16 +31,6 @@ ROOT = Path(__file__).parents[2]
 LONG = 60.0
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs; making one takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    with tracker(f"sqlite:///{folder / 'mlflow.db'}", RunFolder(root=folder)) as one:
-        one.close(timeout=LONG)
-        assert one.warning is None
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def uri(empty_store: Path, tmp_path: Path) -> str:
     (tmp_path / "runs").mkdir()

@@ -236,7 +236,7 @@ def test_what_is_to_come_is_planned_and_counted(tmp_path):
     driver = run.replayed(records)
     assert study_run._census(OnKinds(driver), records) == "17 kept, 7 to do"
     assert run.frontier(records).to_do == 7
-    points = [*run.points(driver), *run.follow_ups(driver).values()]
+    points = [*run.points(driver, records), *run.follow_ups(driver).values()]
     status = status_json(records, points, seeds=run.seeds(driver, records), live=False)
     assert sum(row["missing"] for row in status["configs"]) == 7
     assert 0 < run.seconds_missing(driver) < whole
