@@ -114,6 +114,7 @@ class Horizons:
 class HeldForLonger:
     """What follow-ups say: the losses of the configs that were trained longer, `before` and `after`, lowest first.
 
+    `before` are those of the same seeds, where the study trained more.
     Ids and labels are those of the study's own configs; `agreement` of the first order with the second.
     """
 
@@ -165,8 +166,8 @@ def held_for_longer(
     """Of trials of the study and of follow-ups, whose config ids `originals` takes to the study's; None without any."""
     longer = [replace(_end(record), config_id=originals[record["config_id"]]) for record in after]
     longer = [one for one in longer if one.config_id in labels]
-    of_these = {one.config_id for one in longer}
-    own = [_end(record) for record in before if record["config_id"] in of_these]
+    both = {(one.config_id, one.seed) for one in longer}
+    own = [_end(record) for record in before if (record["config_id"], record["seed"]) in both]
     if not longer:
         return None
     return HeldForLonger(

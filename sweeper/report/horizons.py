@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweeper.labels import duration, short
+from sweeper.labels import duration, listed, short
 
 if TYPE_CHECKING:
     from sweeper.frontier import DeviceFrontier
@@ -91,12 +91,15 @@ def section(one: DeviceFrontier, *, brief: bool = False) -> tuple[list[HorizonTa
     if one.horizons is not None:
         tables += horizon_tables(one.horizons, brief=brief)
         said += horizon_sentences(one.horizons)
+    if one.tuned and tables:
+        axes = listed(list(one.tuned[0].levels[0].values))
+        said.append(f"Losses here are plain means; the frontier's are corrected for having picked the best {axes}.")
     return tables, said
 
 
 def _follow_up_table(found: HeldForLonger, *, brief: bool) -> HorizonTable:
     return HorizonTable(
-        caption="Configs that were trained for longer: losses in nats, in brackets the rank among them.",
+        caption="Configs that were trained for longer: losses of the same seeds, in brackets the rank among them.",
         headers=("config", *(_tokens(losses) for losses in (found.before, found.after))),
         rows=tuple(
             (one.label, *(_cell(_of(losses, one.config_id), brief=brief) for losses in (found.before, found.after)))

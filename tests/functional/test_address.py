@@ -25,8 +25,6 @@ from tests.fakes import FakeSession, make_job
 RAY = str(Path(sys.executable).with_name("ray"))
 FAKES = Path(__file__).parents[1] / "fakes.py"
 
-pytestmark = pytest.mark.alone
-
 
 class Cluster:
     """A Ray of one node, started by its own command: two cores, a pretended GPU, its own temporary folder."""
@@ -149,6 +147,7 @@ def refused(place, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.alone
 def test_where_nobody_answers_is_said_at_once(refused):
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -158,6 +157,7 @@ def test_where_nobody_answers_is_said_at_once(refused):
     assert seconds < 5
 
 
+@pytest.mark.alone
 def test_where_no_ray_answers_is_said_within_seconds(refused, monkeypatch):
     monkeypatch.setattr(ray_survey, "ANSWER_SECONDS", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -211,3 +211,22 @@ def test_the_profile_is_chosen_by_the_clusters_devices(place, monkeypatch, capsy
     with_too_many = ["run", "tiny.yaml", "--address", "h:1", "--set", "resources.cpus=17"]
     assert cli.main(with_too_many) == 2
     assert "the most that a node of the Ray cluster of 2 nodes at h:1 has is 16" in capsys.readouterr().err
+
+
+def test_kinds_of_device_are_said_and_the_one_with_most_room_comes_first(place, monkeypatch, capsys):
+    write_study(place, edit=lambda text: one_config(text).replace("resources: {gpus: 0}\n", ""))
+    monkeypatch.chdir(place)
+    nodes = (Node(cpus=16, gpus=4, kind="A100"), Node(cpus=16, gpus=8, kind="H100"))
+    there = Machines(nodes=nodes, name="the Ray cluster of 2 nodes at h:1", address="h:1")
+    monkeypatch.setattr(ray_survey, "survey", lambda address: there)
+    asked = {}
+
+    def interrupted(run, runner, **options):
+        asked.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sweeper.study_run.StudyRun.run", interrupted)
+    assert cli.main(["run", "tiny.yaml", "--address", "h:1"]) == 130
+    assert asked["kinds"] == ("H100", "A100")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "speeds on each of H100 and A100, what they decide by H100" in said

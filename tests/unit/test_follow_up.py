@@ -15,9 +15,10 @@ from scipy.stats import kendalltau
 from sweeper import study_run
 from sweeper.frontier import frontier_json
 from sweeper.lines import event_from_record, event_record
-from sweeper.planning.plan import make_plan
+from sweeper.planning.plan import make_plan, plan_json
 from sweeper.planning.tokens import longer as longer_recipe
 from sweeper.records import Continue, Execution, Job, Rung, SpeedSummary, Wait
+from sweeper.report.html import render
 from sweeper.report.tables import status_json, summary
 from sweeper.run_folder import RunFolder
 from sweeper.search.follow_up import Candidate, FollowUp, FollowUpDriver, chosen
@@ -220,6 +221,8 @@ def test_a_study_is_followed_up_reported_and_done(tmp_path):
     assert "after training for longer, beyond noise both times" in text
     assert "per parameter" not in text
     assert run.search.labeller()(driver.jobs[followed[0]["trial_id"]]).endswith(" for longer")
+    page = render(found, plan_json=plan_json(run.plan), study=run.loaded.resolved, records=records, command="sweeper")
+    assert page.count(", for longer</td>") == len(followed), "each has a row of its own"
 
 
 def test_what_is_to_come_is_planned_and_counted(tmp_path):

@@ -10,7 +10,7 @@ from rich.console import Console
 from scipy.stats import kendalltau
 
 from sweeper.frontier import frontier, frontier_json
-from sweeper.horizons import drawn_taus, horizons, interpolated
+from sweeper.horizons import drawn_taus, held_for_longer, horizons, interpolated
 from sweeper.report.html import render
 from sweeper.report.tables import summary
 from sweeper.report.text import answer
@@ -214,3 +214,17 @@ def test_a_study_that_asks_for_branches_has_trials_without_them_to_do():
     found = study(records, asking, seeds=1)
     assert found.to_do == 2
     assert len(found.frontiers[0].points) == 6, "what is known of them counts meanwhile"
+
+
+def test_what_was_trained_longer_is_laid_beside_the_same_seeds():
+    """The study's third seed turns the means of the two; those that were trained longer don't have it."""
+    study = [final(POINTS[0], s, 2.0 + 0.01 * s) for s in range(3)]
+    study += [final(POINTS[1], s, 2.1 + 0.01 * s - (s == 2)) for s in range(3)]
+    longer = [config(n, f, steps=4 * STEPS) for n, f in DEPTHS[:2]]
+    originals = {one.config_id: point.config.config_id for one, point in zip(longer, POINTS, strict=False)}
+    after = [final(point, s, 1.0 + n / 10 + 0.01 * s) for n, point in enumerate(plan(longer)) for s in range(2)]
+    found = held_for_longer(study, after, originals, LABELS)
+    assert [(one.label, one.rank, one.n) for one in found.before] == [("L1", 1, 2), ("L2", 2, 2)]
+    assert [one.mean for one in found.before] == pytest.approx([2.005, 2.105])
+    assert found.agreement.tau == 1
+    assert found.agreement.reversed == 0
