@@ -117,6 +117,10 @@ class Room:
         self._rooms = now.rooms(**self._wanted)
         self._jobs = now.room(**self._wanted)
 
+    def forget(self) -> None:
+        """Look anew when next asked: a node may just have been lost."""
+        self._seen = -LOOK_SECONDS
+
     def _look_again(self) -> None:
         if time.monotonic() - self._seen > LOOK_SECONDS:
             with contextlib.suppress(UsageError):

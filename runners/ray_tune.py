@@ -44,6 +44,9 @@ RECYCLED = "the worker that ran out of memory isn't given another job"
 """What a worker says that wants to be replaced."""
 
 
+STRANDED_SECONDS = 120.0
+"""How long jobs wait for a kind of device of which no node is left, when nothing else runs."""
+
 LOG_SECONDS = 20.0
 """How long the driver waits for the last lines of a dead worker's log, whose node may be gone too."""
 
@@ -138,11 +141,14 @@ class _Desk:
         self._logs, self._here, self._afar = logs, here or {}, here is None
         self._handed: dict[str, _Handed] = {}
         self._again: list[Job] = []
+        self._stranded: float | None = None
         self.error: Exception | None = None
 
     def ask(self, trial_id: str) -> dict[str, Any] | str | None:
         """A trial's config; None when no device is free or no job is ready; Searcher.FINISHED at the end."""
         free = self._free()
+        with self._keep_error():
+            self._refuse_to_wait_for_what_is_lost()
         if len(self._handed) >= self._room.jobs() or free == ():
             return None
         with self._keep_error():
@@ -162,6 +168,19 @@ class _Desk:
             return None
         taken = Counter(handed.job.on for handed in self._handed.values())
         return tuple(kind for kind in self._session.kinds if taken[kind] < self._room.of_kind(kind))
+
+    def _refuse_to_wait_for_what_is_lost(self) -> None:
+        """SweeperError where nothing runs but jobs for kinds of device of which no node is left, for a while."""
+        lost = {handed.job.on for handed in self._handed.values()}
+        if not lost or any(kind is None or self._room.of_kind(kind) for kind in lost):
+            self._stranded = None
+            return
+        self._stranded = self._stranded or time.monotonic()
+        if time.monotonic() - self._stranded > STRANDED_SECONDS:
+            raise SweeperError(
+                f"no node with {' or '.join(sorted(map(str, lost)))} is left, and {len(self._handed)} jobs wait for "
+                "one: the same command goes on with the kinds that there are"
+            )
 
     def on_result(self, trial_id: str, result: Mapping[str, Any]) -> Continue | Stop:
         """Take in which worker has a job, or tell the job's progress."""
@@ -187,6 +206,7 @@ class _Desk:
     def on_death(self, trial_id: str, report: str) -> None:
         """Tell that a job's process died; `report` is what Ray says about it. A job not begun is handed out again."""
         handed = self._handed.pop(trial_id)
+        self._room.forget()
         if RECYCLED in report:
             self._again.append(handed.job)
             return

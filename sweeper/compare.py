@@ -48,7 +48,7 @@ class Side:
 
     @cached_property
     def losses(self) -> dict[str, dict[int, float]]:
-        """Loss by config id and seed."""
+        """Loss by config id and seed, of trials on this side's own kind of device."""
         found = {p.config_id: {s.seed: s.val_loss for s in p.samples if s.device is None} for p in self.points}
         return {config_id: own for config_id, own in found.items() if own}
 

@@ -139,9 +139,9 @@ def frontier(
             raise UsageError(f"objective {name}: {direction} is not supported: there are {dict(DIRECTIONS)}")
     records = list(records)
     states = job_states(records, [*planned, *follow_ups.values()], seeds)
-    longer = {m.device: m.finals for m in measured(records, list(follow_ups.values()), seeds)}
+    longer = {m.device: (*m.finals, *m.elsewhere) for m in measured(records, list(follow_ups.values()), seeds)}
     of_longer = {point.config.config_id: config_id for config_id, point in follow_ups.items()}
-    own = {m.device: m.finals for m in measured(records, planned, seeds)} if longer else {}
+    own = {m.device: (*m.finals, *m.elsewhere) for m in measured(records, planned, seeds)} if longer else {}
     frontiers = [
         replace(
             one,
@@ -211,7 +211,7 @@ def _device_frontier(
         tuned=tuned,
         drift=judged.log.drift,
         follow_up=None,
-        horizons=horizons(m.finals, {p.config.config_id: label for p, label in judged.here.items()}),
+        horizons=horizons((*m.finals, *m.elsewhere), {p.config.config_id: label for p, label in judged.here.items()}),
         doubts=(
             *device_doubts(m, configs=configs, fits={**fits, "val_loss": judged.all_losses}, names=judged.names),
             *nuisance_doubts(tuned, nuisance),

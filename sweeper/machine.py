@@ -112,7 +112,7 @@ class Machines:
     def kinds(self, *, cpus: int, gpus: int) -> tuple[str, ...]:
         """The kinds of device for such jobs, the one with most room first; none where they can't be told apart."""
         rooms = self.rooms(cpus=cpus, gpus=gpus)
-        return () if None in rooms else tuple(str(kind) for kind, _ in rooms.most_common())
+        return () if None in rooms else tuple(sorted(map(str, rooms), key=lambda kind: (-rooms[kind], kind)))
 
     def _places(self, *, cpus: int, gpus: int) -> int:
         return sum(node.room(cpus=cpus, gpus=gpus) for node in self.nodes)

@@ -68,8 +68,8 @@ class Measured:
     `finals` are planned trials that ended ok, `speeds` ok probes, each the latest of its id. `left_out`
     counts the records dropped because the thing named (such as "torch version") has changed since, or as
     "resolution" those `apart`: trials resolved otherwise (steps, precision) than most of their config. `elsewhere` are
-    planned trials that other kinds of device alone have run, resolved as those here and in the same environment: their
-    losses count here, as a loss doesn't depend on the device, and nothing else of them.
+    planned trials that other kinds of device alone have run, resolved as those here, in the same environment and in
+    the precision of the probe here: their losses count, as they don't depend on the device, and nothing else of them.
     """
 
     device: str
@@ -202,8 +202,10 @@ def _of_device(device: str, records: Sequence[Record], anywhere: Mapping[str, Re
     apart = _resolved_otherwise([record for record in usable if record["type"] == "final"])
     left_out: dict[str, int] = {"resolution": len(apart)} if apart else {}
     usable = [record for record in usable if not any(record is one for one in apart)]
-    tried = {record["trial_id"] for record in records if record["type"] == "final"}
-    elsewhere = [record for trial_id, record in anywhere.items() if trial_id not in tried]
+    tried = {r["trial_id"] for r in records if r["type"] == "final" and r["status"] != "out_of_memory"}
+    elsewhere = [_loss_alone(record) for trial_id, record in anywhere.items() if trial_id not in tried]
+    probed = {record["probe_id"]: _precision(record) for record in usable if record["type"] == "speed"}
+    elsewhere = [r for r in elsewhere if r["probe_id"] not in probed or probed[r["probe_id"]] == _precision(r)]
     for name, group, value in _COMPARED:
         newest = {group(record): value(record) for record in [*elsewhere, *usable]}
         kept = [record for record in usable if value(record) == newest[group(record)]]
@@ -220,6 +222,12 @@ def _of_device(device: str, records: Sequence[Record], anywhere: Mapping[str, Re
         apart=tuple(apart),
         elsewhere=tuple(_resolved_alike(elsewhere, finals)),
     )
+
+
+def _loss_alone(final: Record) -> Record:
+    """A trial of another kind of device without what is that device's: speed, memory, times."""
+    branches = [{**branch, "train_seconds": None} for branch in final.get("branches", ())]
+    return {**final, "speed": None, "peak_memory_bytes": None, "seconds": {}, "branches": branches}
 
 
 def _resolved_alike(elsewhere: Sequence[Record], finals: Sequence[Record]) -> list[Record]:

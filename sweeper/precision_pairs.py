@@ -62,7 +62,7 @@ def precision_pairs(
 
 def _declared(m: Measured, here: Sequence[PlannedPoint], correction: Callable[[Record], float]) -> list[PrecisionPair]:
     """Where precision is declared, trained points that differ in nothing else."""
-    trained = {record["config_id"] for record in m.finals}
+    trained = {record["config_id"] for record in (*m.finals, *m.elsewhere)}
     points_of = Counter(point.config.config_id for point in here)
     alike: dict[tuple[Config, int | None], list[PlannedPoint]] = {}
     for point in here:
@@ -73,7 +73,10 @@ def _declared(m: Measured, here: Sequence[PlannedPoint], correction: Callable[[R
     if not alike:
         return []
     pooled = without_winning_probes(m, here)
-    losses, speeds = fit(_losses(pooled.finals)), fit(_speeds((*pooled.finals, *pooled.speeds), correction))
+    losses, speeds = (
+        fit(_losses((*pooled.finals, *pooled.elsewhere))),
+        fit(_speeds((*pooled.finals, *pooled.speeds), correction)),
+    )
     names = labels([{**config.to_dict(), "batch_size": batch_size} for config, batch_size in alike])
     found = []
     for name, points in zip(names, alike.values(), strict=True):

@@ -106,7 +106,9 @@ class StudyRun:
 
         study = self.loaded.study
         with Ledger(self.folder.ledger, lock=self.folder.lock) as ledger:
-            everywhere = OnKinds(self.search.driver(probed=len(kinds) > 1), kinds)
+            kinds = kinds_as_before(kinds, ledger.records)
+            probed = len(kinds) > 1 or _on_several_kinds(ledger.records)
+            everywhere = OnKinds(self.search.driver(probed=probed), kinds)
             replay(ledger.records, everywhere)
             known = everywhere.driver
             self._check_data(known, ledger.records, fingerprint_of)
@@ -129,7 +131,7 @@ class StudyRun:
                     if "missing" in everywhere.states().values() or known.to_propose or to_follow(known):
                         # Importing MLflow keeps a core busy: on two cores that would slow the first trial.
                         tracker.drain(START_SECONDS)
-                        own = self.search.driver(device=device, at_a_time=at_a_time, probed=len(kinds) > 1)
+                        own = self.search.driver(device=device, at_a_time=at_a_time, probed=probed)
                         search = OnKinds(own, kinds)
                         observers = [tracker.observe, *([mirror.observe] if mirror else [])]
                         self._drive(search, ledger, runner, console, observers, at_a_time, fingerprint_of)
@@ -201,7 +203,9 @@ class StudyRun:
         """Device-seconds of the trainings that are missing, by the plan; no more than what is left of the hours."""
         each = {planned.config.config_id: planned.seconds for planned in self.search.candidates}
         states, hours = driver.states(), self.loaded.study.search.max_gpu_hours
-        trainings = [job for job_id, job in driver.jobs.items() if job.kind == "train" and states[job_id] == "missing"]
+        trainings = [
+            job for job_id, job in driver.jobs.items() if job.kind == "train" and states.get(job_id) == "missing"
+        ]
         seconds = sum(each.get(job.config.config_id) or self._seconds_of(job.config) for job in trainings)
         seconds += driver.to_propose * sum(each.values()) / len(each)
         if following := to_follow(driver):
@@ -302,6 +306,12 @@ class StudyRun:
 def _on_several_kinds(records: Sequence[Record]) -> bool:
     """Whether jobs were asked for one of several kinds of device, so that all configs are probed."""
     return any("on" in record for record in records)
+
+
+def kinds_as_before(kinds: Sequence[str], records: Sequence[Record]) -> tuple[str, ...]:
+    """The kinds, first the one that an earlier run went by, where it's still among them."""
+    before = next((r["on"] for r in reversed(records) if "on" in r and not r["beside"]), None)
+    return tuple(sorted(kinds, key=lambda kind: kind != before))
 
 
 def _called(job: Job, label: Callable[[Job], str]) -> str:

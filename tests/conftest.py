@@ -15,11 +15,11 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
 def pytest_xdist_auto_num_workers():
-    """Half as many again as cores that this one may use, four at most: each holds torch and, in turn, a Ray.
+    """Two for each core that this one may use, four at most: each holds torch and, in turn, a Ray.
 
-    A fifth of a process's time goes into waiting for others that it has started.
+    A part of their time goes into waiting for processes that they have started.
     """
-    return min(4, len(os.sched_getaffinity(0)) * 3 // 2)
+    return min(4, len(os.sched_getaffinity(0)) * 2)
 
 
 @pytest.fixture(autouse=True)

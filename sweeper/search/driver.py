@@ -45,8 +45,7 @@ class Driver:
     Beyond `seeds`, `further_seeds` chooses configs for another one, in rounds: the next is decided when no job is left.
     What `pruning` puts last is trained when nothing else is left, and where `most_configs` aren't trained by then: the
     strategy is asked for another config in its place.
-    Once all outcomes, earlier runs' too, have taken `max_device_seconds`, no further job is handed out; failed
-    attempts leave no seconds and don't count.
+    Once all outcomes, earlier runs' too, have taken `max_device_seconds`, no further job is handed out.
     """
 
     def __init__(
@@ -162,10 +161,7 @@ class Driver:
 
     @property
     def jobs(self) -> Mapping[str, Job]:
-        """Every job that the study may ask for, by id, as far as it's known which configs it tries.
-
-        `states` leaves out those that it turns out not to need.
-        """
+        """Every job that the study may ask for, by id; `states` leaves out those that it turns out not to need."""
         return self._jobs
 
     def owner(self, job_id: str) -> Config:
@@ -184,23 +180,30 @@ class Driver:
 
     def ask(self) -> Job | Wait | Done:
         """The next job, what failed before after all that hasn't; Wait while the rest depends on running ones."""
+        nothing = Wait() if self._running else Done()
         if self.is_spent:
-            return Wait() if self._running else Done()
+            return nothing
         ready, failures = None, self._outcomes.failures
         for job in self._ready():
             if ready is None or failures[job.job_id] < failures[ready.job_id]:
                 ready = job
             if not failures[ready.job_id]:
                 break
-        if ready is None:
-            return Wait() if self._running else Done()
-        return self._handed_out(ready)
+        return nothing if ready is None else self._handed_out(ready)
 
     def ask_training(self, fits: Callable[[Job], bool]) -> Job | None:
         """A settled training that fits a device which the search doesn't go by; nothing is proposed for it."""
         trainings = (job for seed in range(len(self._open)) for job in self._trainings(seed) if fits(job))
         job = None if self.is_spent else next(trainings, None)
         return None if job is None else self._handed_out(job)
+
+    def propose_ahead(self, most: int) -> bool:
+        """Take another config of a strategy that learns, where of fewer than `most` no training has begun."""
+        ahead = self._strategy.learns and not self.is_spent and len(self.configs.keys() - self._begun) < most
+        if ahead and (config := self._proposed()) is not None:
+            self._take(config)
+            return True
+        return False
 
     def _handed_out(self, job: Job) -> Job:
         self._running.add(job.job_id)
@@ -297,10 +300,8 @@ class Driver:
         """Other outcomes count now: everything may be open."""
         self._choices.clear()
         self._open_ladders = dict(self._ladders)
-        self._open = [
-            {config_id: None for config_id, trials in self._trials_of.items() if seed < len(trials)}
-            for seed in range(len(self._open))
-        ]
+        all_trials = self._trials_of.items()
+        self._open = [{i: None for i, trials in all_trials if seed < len(trials)} for seed in range(len(self._open))]
 
     def _look_again_at(self, config_ids: Iterable[str]) -> None:
         """Of configs about which something was told, what was settled may be open."""

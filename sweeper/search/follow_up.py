@@ -103,6 +103,8 @@ class FollowUpDriver(Driver):
 
     def ask_training(self, fits: Callable[[Job], bool]) -> Job | None:
         """One of the study's, then of the follow-ups that have been asked for."""
+        if self.is_spent:
+            return None
         own = super().ask_training(fits)
         return self._later.ask_training(fits) if own is None and self._later is not None else own
 

@@ -51,7 +51,10 @@ class OnKinds:
         if not self.driver.is_spent and (probe := self._beside[kind].next()) is not None:
             return probe
         training = self.driver.ask_training(lambda job: self._may_run(job, kind))
-        return None if training is None else replace(training, on=kind, beside=True)
+        if training is not None:
+            return replace(training, on=kind, beside=True)
+        # Where the strategy learns, as many configs are ahead as devices are at work: else the first takes all of them.
+        return self._beside[kind].next() if self.driver.propose_ahead(len(self._running) + 1) else None
 
     def _may_run(self, job: Job, kind: str) -> bool:
         here, first = self._beside[kind].measured(job), self.driver.outcome(job.probe_id)
@@ -87,7 +90,7 @@ class _Probes:
 
     def __init__(self, driver: Driver, kind: str) -> None:
         self._driver, self._kind = driver, kind
-        self._outcomes = Outcomes(memory_bytes=driver.settings.memory_bytes)
+        self._outcomes = Outcomes(memory_bytes=driver.settings.memory_bytes, any_device=True)
         self._ladders: dict[tuple[str, ...], Ladder] = {}
         self._open: dict[tuple[str, ...], Ladder] = {}
         self._seen, self._running = 0, set[str]()
@@ -138,8 +141,8 @@ class _Probes:
         self._running.discard(job_id)
         if isinstance(event, Failed):
             self._outcomes.failures[job_id] += 1
-        elif self._outcomes.add(event, own=own):
-            self._open = dict(self._ladders)
+        else:
+            self._outcomes.add(event, own=own)
 
     def states(self) -> dict[str, State]:
         """By id, what has become of every probe that is wanted as far as is known."""

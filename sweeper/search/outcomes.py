@@ -27,11 +27,12 @@ class _Told:
 class Outcomes:
     """All outcomes and failures so far, of this run and earlier ones.
 
-    `memory_bytes` is this run's cap, `branch_at` what it asks for of a training.
+    `memory_bytes` is this run's cap, `branch_at` what it asks for of a training; `any_device`: outcomes count wherever
+    they come from.
     """
 
-    def __init__(self, *, memory_bytes: int | None, branch_at: Sequence[float] = ()) -> None:
-        self._memory_bytes, self._branch_at = memory_bytes, frozenset(branch_at)
+    def __init__(self, *, memory_bytes: int | None, branch_at: Sequence[float] = (), any_device: bool = False) -> None:
+        self._memory_bytes, self._branch_at, self._any_device = memory_bytes, frozenset(branch_at), any_device
         self._told: dict[str, list[_Told]] = {}
         self._device: str | None = None
         self.failures: Counter[str] = Counter()
@@ -98,7 +99,7 @@ class Outcomes:
         device = told.event.environment.get("device")
         if told.event.job.beside and told.event.job.kind == "train":  # resolved by the search; its memory wasn't its
             return isinstance(told.event, Final) and told.event.status != "out_of_memory"
-        return told.own or not device or device == self._device
+        return told.own or self._any_device or not device or device == self._device
 
 
 def precision_used(environment: Mapping[str, Any]) -> tuple[Any, ...] | None:

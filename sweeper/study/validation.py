@@ -23,6 +23,7 @@ _TEXT_PATHS: tuple[tuple[str, ...], ...] = (("name",), ("question",), ("trial", 
 _PLACEHOLDERS: dict[str, Any] = {"name": "unnamed", "trial": {}}
 _MISSING = {
     "name": "missing; name the study: name: depth-vs-ffn",
+    "method": "missing; write method: asha",
     "trial": "missing; say how trials train: trial: {data: python-stdlib, tokens: 60M}",
 }
 _WANTED = {
@@ -90,11 +91,13 @@ def _tuples(value: Any) -> Any:
 
 
 def _cut(values: dict[str, Any], loc: Loc) -> Loc:
-    """Take what is faulty out of `values`, a whole list for one element; return its place."""
+    """Take what is faulty out of `values`, a whole list for one element, all of what lacks a key; return its place."""
     inner: Any = values
     for depth, key in enumerate(loc):
         child = inner.get(key)
         if depth == len(loc) - 1 or not isinstance(child, dict):
+            if depth and key not in inner:
+                return _cut(values, loc[:depth])
             inner.pop(key, None)
             if depth == 0 and key in _PLACEHOLDERS:
                 values[str(key)] = _PLACEHOLDERS[str(key)]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ from tiny_study import finals, folder, ledger, sweeper, write_study
 
 from runners import ray_connection, ray_survey, ray_tune
 from sweeper import cli
-from sweeper.errors import UsageError
+from sweeper.errors import SweeperError, UsageError
 from sweeper.machine import Machines, Node
 from sweeper.records import Failed, Final
 from tests.fakes import FakeSession, make_job
@@ -230,3 +231,42 @@ def test_kinds_of_device_are_said_and_the_one_with_most_room_comes_first(place, 
     assert asked["kinds"] == ("H100", "A100")
     said = " ".join(capsys.readouterr().out.split())
     assert "speeds on each of H100 and A100, what they decide by H100" in said
+
+
+def test_jobs_for_a_kind_of_which_no_node_is_left_are_not_waited_for_without_end(monkeypatch, tmp_path):
+    class Nodes:
+        def __init__(self, **rooms):
+            self.rooms, self.looked = rooms, 0
+
+        def jobs(self):
+            return max(1, sum(self.rooms.values()))
+
+        def of_kind(self, kind):
+            return self.rooms.get(kind, 0)
+
+        def forget(self):
+            self.looked += 1
+
+    def desk(nodes):
+        session = FakeSession([replace(make_job(seed), on="A100") for seed in range(4)], kinds=("H100", "A100"))
+        own = {"target": "", "cpus": 1, "gpus": 1, "run": "r", "logs": None}
+        return ray_tune._Desk(session, room=nodes, job_config=own, logs=tmp_path, here={})
+
+    monkeypatch.setattr(ray_tune, "STRANDED_SECONDS", 0.05)
+    nodes = Nodes(H100=1, A100=2)
+    one = desk(nodes)
+    assert one.ask("a")["on"] == "A100"
+    assert one.ask("b")["on"] == "A100"
+    nodes.rooms["A100"] = 0
+    assert one.ask("c") is None, "for a while it is hoped for"
+    time.sleep(0.1)
+    with pytest.raises(SweeperError, match="no node with A100 is left, and 2 jobs wait for one"):
+        one.ask("d")
+    nodes = Nodes(H100=1, A100=2)
+    one = desk(nodes)
+    one.ask("a")
+    one.ask("b")
+    time.sleep(0.1)
+    assert one.ask("c") is not None, "there are nodes: nothing is refused"
+    one.on_death("a", "its node has died")
+    assert nodes.looked == 1

@@ -6,9 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from sweeper.lines import event_record
+from sweeper.planning.plan import make_plan
 from sweeper.records import Continue, Rung, Stop
+from sweeper.run_folder import RunFolder
 from sweeper.search.early_stop import SuccessiveHalving
-from tests.fakes import make_job
+from sweeper.study.loader import load
+from sweeper.study_run import StudyRun
+from tests.fakes import make_final, make_job
 
 
 def rung(number, loss, *, at, steps=100, seed=0):
@@ -81,3 +86,16 @@ def test_a_milestone_lies_before_the_end(grace):
     halving = SuccessiveHalving(grace=grace)
     stopped = [isinstance(halving.tell(rung(n, float(n), at=1.0)), Stop) for n in range(1, 8)]
     assert stopped == [False, False, True, True, True, True, True]
+
+
+def test_a_study_goes_on_after_first_seeds_were_stopped(tmp_path):
+    """Their configs want no second seed, and it isn't counted into what is left."""
+    text = "name: x\nmodel: {d_model: 64, vocab_size: 256, tie_embeddings: true}\naxes: {n_layers: [1, 2]}\n"
+    text += "trial: {data: python-stdlib, tokens: 1M, seq_len: 64, batch_size: 4, precision: fp32, seeds: 2}\n"
+    (tmp_path / "x.yaml").write_text(text + "search: {early_stop: {method: asha, grace: 30%}}\n")
+    loaded = load(tmp_path / "x.yaml", profile="full")
+    run = StudyRun(loaded=loaded, plan=make_plan(loaded, cpus=2), folder=RunFolder(root=tmp_path / "run"))
+    whole = run.seconds_missing(run.search.driver())
+    stopped = make_final(run.search.driver().ask(), status="stopped_early", val_loss=None, val_bpb=None)
+    driver = run.replayed([event_record(stopped)])
+    assert run.seconds_missing(driver) < 0.7 * whole

@@ -129,6 +129,17 @@ def test_hours_that_are_spent_end_follow_ups_too():
     assert events[-1].job.config.config_id in LONG
 
 
+def test_no_other_kind_of_device_goes_on_with_follow_ups_of_a_study_that_is_spent():
+    events = play(driver(), outcome := world())
+    seconds = sum(events[0].seconds.values())
+    for hours, is_left in ((len(events), True), (2 * len(POINTS) + 1, False)):
+        machine = driver(max_device_seconds=seconds * hours)
+        for event in events[: 2 * len(POINTS)]:
+            machine.tell(event)
+        machine.tell(outcome(machine.ask()))
+        assert (machine.ask_training(lambda job: True) is not None) == is_left
+
+
 def test_a_study_that_is_spent_waits_for_what_still_runs():
     machine, outcome = driver(max_device_seconds=21.0 * (2 * len(POINTS) + 1)), world()
     for _ in range(2 * len(POINTS)):

@@ -1,5 +1,7 @@
 """Several kinds of device measured a study: all losses count on each, speeds on their own alone."""
 
+from dataclasses import replace
+
 import pytest
 from frontier_fakes import LOSSES, OBJECTIVES, PROXY, SPEEDS, config, environment, final, plan, probe
 from hypothesis import given, settings
@@ -7,8 +9,10 @@ from hypothesis import strategies as st
 
 from sweeper.compare import compare, sides_of
 from sweeper.frontier import frontier
+from sweeper.lines import event_from_record
 from sweeper.records import Resolved
 from sweeper.report.facts import noise_sentences
+from sweeper.standings import standings
 
 PLANNED = plan([config(n, f) for n, f in PROXY[:4]])
 
@@ -94,3 +98,86 @@ def test_one_trial_is_not_compared_with_itself():
     (pair,) = compare(sides_of(found(records), records, PLANNED, 3)).pairs
     assert [row.val_loss for row in pair.rows] == [None] * 4
     assert all(row.tokens_per_s.ratio == pytest.approx(5) for row in pair.rows)
+
+
+def test_seeds_are_counted_wherever_they_ran():
+    split = [trial(p, seed, "H100" if seed else "H200") for p in PLANNED for seed in range(3)]
+    records = [speed(p, device) for device in ("H100", "H200") for p in PLANNED] + split
+    doubts = " ".join(doubt for one in found(records).frontiers for doubt in one.doubts)
+    assert "seed" not in doubts, doubts
+
+
+def fp8(emulated):
+    return {
+        "name": "fp8",
+        "backend": "torchao",
+        "layer_filter": "all",
+        "converted": 7,
+        "total": 7,
+        "emulated": emulated,
+    }
+
+
+@pytest.mark.parametrize("emulated", [False, True])
+@pytest.mark.parametrize("declared", ["fp8", "auto"])
+def test_a_loss_in_real_fp8_is_none_of_where_it_is_emulated(declared, emulated):
+    """Configs that differ in the learning rate share a probe, which carries the id of one of them."""
+    points = plan([config(2, 624, lr=lr, precision=declared, fp8_backend="torchao") for lr in (1e-3, 2e-3)])
+    resolved = Resolved(precision="fp8") if declared == "auto" else Resolved()
+    there, here = (
+        environment(device=name, precision=fp8(flag)) for name, flag in (("H100", False), ("A100", emulated))
+    )
+    precisions = ["fp8", "bf16"] if declared == "auto" else [None]
+    probes = []
+    for at in (there, here):
+        for precision in precisions:
+            record = probe(points[0], 100.0, precision, device=at["device"])
+            own = {} if precision == "bf16" else {"precision": at["precision"]}
+            probes.append({**record, "environment": {**record["environment"], **own}})
+    trials = [final(p, s, 1.5 + s / 10, 100.0, environment=there, resolved=resolved) for p in points for s in range(3)]
+    on = by_device(probes + trials, points)
+    assert len(on["H100"].points) == 2
+    assert len(on["A100"].points if "A100" in on else ()) == (0 if emulated else 2)
+
+
+def test_follow_ups_and_branches_that_ran_elsewhere_count():
+    longer = {p.config.config_id: replace(p, config=config(*PROXY[n], steps=1952)) for n, p in enumerate(PLANNED)}
+    records = [speed(p, device) for device in ("H100", "H200") for p in PLANNED]
+    records += [trial(p, seed, ("H100", "H200")[seed % 2]) for p in PLANNED for seed in range(2)]
+    records += [trial(p, seed, ("H200", "H100")[seed % 2]) for p in longer.values() for seed in range(2)]
+    for record in records:
+        if record["type"] == "final":
+            record["branches"] = [
+                {
+                    "fraction": 0.5,
+                    "tokens": 1,
+                    "val_loss": record["val_loss"] + 0.1,
+                    "val_bpb": None,
+                    "train_seconds": 1,
+                }
+            ]
+    result = frontier(
+        records, study="s", profile="full", planned=PLANNED, objectives=OBJECTIVES, seeds=2, follow_ups=longer
+    )
+    for one in result.frontiers:
+        assert [loss.n for loss in one.follow_up.before] == [2] * 4
+        assert [loss.n for loss in one.follow_up.after] == [2] * 4
+        assert one.follow_up.agreement.tau == 1
+        assert [loss.n for loss in one.horizons.horizons[0].losses] == [2] * 4
+        own = 1.0 if one.device == "H100" else 5.0
+        assert one.horizons.horizons[0].losses[0].train_seconds == own, "of those that ran here"
+
+
+def test_a_trial_that_had_no_memory_here_counts_by_what_it_came_to_elsewhere():
+    own = [trial(p, seed, "H200") for p in PLANNED for seed in range(3)]
+    own[0] = trial(PLANNED[0], 0, "H200", status="out_of_memory") | {"val_loss": None}
+    on = by_device([trial(PLANNED[0], 0, "H100"), *own])
+    (point,) = [p for p in on["H200"].points if p.config_id == PLANNED[0].config.config_id]
+    assert [(s.seed, s.device) for s in point.samples] == [(0, "H100"), (1, None), (2, None)]
+
+
+def test_further_seeds_go_by_one_kind_of_device():
+    outcomes = [speed(p, device) for device in ("H100", "H200") for p in PLANNED[: 4 if device == "H100" else 3]]
+    outcomes += [trial(p, seed, "H100") for p in PLANNED for seed in range(2)]
+    found = standings(list(map(event_from_record, outcomes)), PLANNED, OBJECTIVES)
+    assert sorted(one.config_id for one in found) == sorted(p.config.config_id for p in PLANNED)

@@ -12,11 +12,13 @@ from test_driver_worlds import brute_force, trials, worlds
 
 from sweeper.lines import asked_record, event_record, job_id_of, replay
 from sweeper.records import Done, Execution, Failed, Final, Job, Wait
+from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
 from sweeper.search.grid import Grid
 from sweeper.search.on_kinds import OnKinds
 from sweeper.search.outcomes import MAX_ATTEMPTS
 from sweeper.search.resolving import MicroBatches
+from sweeper.study_run import kinds_as_before
 
 KINDS = ("H100", "A100")
 
@@ -238,6 +240,47 @@ def test_the_sampler_hears_of_the_first_kinds_speed():
     assert (training.kind, training.on) == ("train", "A100")
     machine.tell(replace(final(training, device="NVIDIA A100"), speed=summary(31.0)))
     assert [one.speed.tokens_per_s for one in heard] == [100.0]
+
+
+def test_a_search_that_learns_keeps_the_other_kinds_at_work():
+    """With one seed there is never a training left over by the first kind: configs are proposed ahead."""
+    feasible = [config(depth, lr=lr / 1e4) for depth in range(1, 11) for lr in (10, 20, 30, 40)]
+    strategy = make_strategy(
+        "nsga2", feasible, trials=30, seed=0, axes=("n_layers", "optimizer.lr"), objectives={"val_loss": "min"}
+    )
+    rungs = MicroBatches(executions=(Execution(batch_size=4, compile=False),), probed=True)
+    machine = OnKinds(Driver(strategy, seeds=1, micro_batches=lambda _: rungs), KINDS)
+    world = {(depth, "fp32", 4): 100.0 for depth in range(1, 11)}
+    running, busy, trained, now = [], Counter(), Counter(), 0
+    while True:
+        taken = Counter(job.on for _, job in running)
+        answer = machine.ask(tuple(kind for kind in KINDS if taken[kind] < 4))
+        if isinstance(answer, Job):
+            running.append((now + (1 if answer.kind == "speed" else 50), answer))
+            busy[answer.on] += running[-1][0] - now
+            continue
+        if not running:
+            break
+        now, job = min(running, key=lambda one: one[0])
+        running.remove((now, job))
+        trained[job.on] += job.kind == "train"
+        machine.tell(outcome(job, dict.fromkeys(KINDS, world), random.Random(0)))
+    assert sum(trained.values()) == 30
+    assert all(busy[kind] / (4 * now) > 0.7 for kind in KINDS), busy
+
+
+def test_the_kind_that_a_study_went_by_stays_the_first():
+    probe = replace(speed(config_job(), 1.0, "NVIDIA A100"), job=replace(config_job(), on="A100"))
+    beside = replace(probe, job=replace(probe.job, on="H100", beside=True))
+    records = [event_record(probe), event_record(beside)]
+    assert kinds_as_before(("H100", "A100", "L4"), records) == ("A100", "H100", "L4")
+    assert kinds_as_before(("H100", "L4"), records) == ("H100", "L4")
+    assert kinds_as_before(("H100", "A100"), []) == ("H100", "A100")
+    assert kinds_as_before((), records) == ()
+
+
+def config_job():
+    return Job(kind="speed", config=config(1), execution=Execution(batch_size=4, compile=False))
 
 
 def test_one_kind_is_no_kind():

@@ -125,7 +125,7 @@ def studies(draw):
 OPTIMIZERS = st.sampled_from(["adamw", "muon"])
 
 
-@settings(max_examples=1500, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(max_examples=1000, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(studies())
 def test_all_at_once_is_each_by_itself(study):
     try:
