@@ -16,7 +16,8 @@ from sweeper.records import Job
 from sweeper.search.driver import State
 
 MANY = 1000
-"""Of more jobs than these, counts may be a second old."""
+"""Of more jobs than these, counts may be a second old, or as much as looking costs 2% of the time."""
+LEAST_SECONDS, MOST_SHARE = 1.0, 0.02
 
 
 class Progress:
@@ -38,7 +39,8 @@ class Progress:
     ) -> None:
         self._more = more
         self._last_states: list[State] = []
-        self._looked_at = 0.0
+        self._look_again_at = 0.0
+        self._ended_since = 0
         self._console, self._jobs, self._states, self._label = console, jobs, states, label
         self._at_a_time = at_a_time
         self._started: dict[str, float] = {}
@@ -73,6 +75,7 @@ class Progress:
             self._end(job_id, record)
         if self._live:
             self._live.update(self._block(), refresh=True)
+        self._ended_since += kind in ("speed", "final")
 
     def _end(self, job_id: str, record: Mapping[str, Any]) -> None:
         self._current.pop(job_id, None)
@@ -100,7 +103,8 @@ class Progress:
         if record.get("speed"):
             parts.append(f"{record['speed']['tokens_per_s']:,.0f} tokens/s")
         states = self._fresh_states()
-        done = min(len(states), states.count("done") + (record["type"] != "failed"))
+        ended = self._ended_since + (record["type"] != "failed")
+        done = min(len(states), states.count("done") + ended)
         count = f"{done:>3}/{len(states) + self._more()}"
         return Text(f"  {count}  {name}: {', '.join(parts)}  ({seconds:.0f} s)")
 
@@ -120,9 +124,11 @@ class Progress:
 
     def _fresh_states(self) -> list[State]:
         """Of all jobs; of very many, not more often than their number allows to count them."""
-        now = time.monotonic()
-        if len(self._last_states) < MANY or now - self._looked_at > 1.0:
-            self._last_states, self._looked_at = list(self._states().values()), now
+        began = time.monotonic()
+        if len(self._last_states) < MANY or began > self._look_again_at:
+            self._last_states, self._ended_since = list(self._states().values()), 0
+            ended = time.monotonic()
+            self._look_again_at = ended + max(LEAST_SECONDS, (ended - began) / MOST_SHARE)
         return self._last_states
 
     def _name(self, job: Job) -> str:
