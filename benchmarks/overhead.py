@@ -58,6 +58,7 @@ def started_ray(devices: int) -> Iterator[None]:
 
     os.environ.update(ray_connection.SETTINGS)
     ray.init(
+        address="local",
         num_cpus=devices,
         num_gpus=devices,
         include_dashboard=False,

@@ -84,7 +84,7 @@ def main():
     started = time.perf_counter()
     setting = json.loads(Path(sys.argv[1]).read_text())
     jobs = setting.pop("jobs")
-    ray.init(include_dashboard=False, log_to_driver=False, num_cpus=setting["cpus"])
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, num_cpus=setting["cpus"])
     tuner = tune.Tuner(
         tune.with_resources(train, {"cpu": setting["cpus"]}),
         param_space={**setting, "compile": sys.argv[2], "job": tune.grid_search(jobs), "shape": None, "steps": None}

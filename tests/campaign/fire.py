@@ -59,6 +59,7 @@ def local_ray(devices: int):
 
     os.environ.update(ray_connection.SETTINGS)
     ray.init(
+        address="local",  # not one that another test has started
         num_cpus=devices, num_gpus=devices, include_dashboard=False, log_to_driver=False,
         logging_level="CRITICAL", object_store_memory=ray_connection.OBJECT_STORE_BYTES,
         runtime_env={"env_vars": {**ray_connection.SETTINGS, "PYTHONPATH": str(ROOT)}},
