@@ -114,7 +114,7 @@ class Room:
 
     def _look(self) -> None:
         now, self._seen = machines(), time.monotonic()
-        self._rooms = now.rooms(**self._wanted)
+        self._rooms = now.room_by_kind(**self._wanted)
         self._jobs = now.room(**self._wanted)
 
     def forget(self) -> None:

@@ -45,7 +45,7 @@ RECYCLED = "the worker that ran out of memory isn't given another job"
 
 
 STRANDED_SECONDS = 120.0
-"""How long jobs wait for a kind of device of which no node is left, when nothing else runs."""
+"""How long a kind of device of which no node is left is waited for, when nothing else runs."""
 
 LOG_SECONDS = 20.0
 """How long the driver waits for the last lines of a dead worker's log, whose node may be gone too."""
@@ -146,15 +146,10 @@ class _Desk:
 
     def ask(self, trial_id: str) -> dict[str, Any] | str | None:
         """A trial's config; None when no device is free or no job is ready; Searcher.FINISHED at the end."""
-        free = self._free()
         with self._keep_error():
-            self._refuse_to_wait_for_what_is_lost()
-        if len(self._handed) >= self._room.jobs() or free == ():
-            return None
-        with self._keep_error():
-            answer = self._again.pop() if self._again else self._session.ask(free or ())
-            if isinstance(answer, Wait) and not self._handed and free is None:
-                raise SweeperError("the search waits for an outcome, but no job is running")
+            answer = self._next()
+            if isinstance(answer, Wait):
+                self._check_waiting()
         if isinstance(answer, Done):
             return Searcher.FINISHED
         if isinstance(answer, Wait):
@@ -169,17 +164,26 @@ class _Desk:
         taken = Counter(handed.job.on for handed in self._handed.values())
         return tuple(kind for kind in self._session.kinds if taken[kind] < self._room.of_kind(kind))
 
-    def _refuse_to_wait_for_what_is_lost(self) -> None:
-        """SweeperError where nothing runs but jobs for kinds of device of which no node is left, for a while."""
-        lost = {handed.job.on for handed in self._handed.values()}
-        if not lost or any(kind is None or self._room.of_kind(kind) for kind in lost):
+    def _next(self) -> Job | Wait | Done:
+        free = self._free()
+        if len(self._handed) >= self._room.jobs() or free == ():
+            return Wait()
+        return self._again.pop() if self._again else self._session.ask(free or ())
+
+    def _check_waiting(self) -> None:
+        """SweeperError where nobody is at work who could end the wait; of kinds without a node, after a while."""
+        kinds = self._session.kinds
+        if not kinds and not self._handed:
+            raise SweeperError("the search waits for an outcome, but no job is running")
+        if not kinds or any(self._room.of_kind(str(handed.job.on)) for handed in self._handed.values()):
             self._stranded = None
             return
         self._stranded = self._stranded or time.monotonic()
         if time.monotonic() - self._stranded > STRANDED_SECONDS:
+            lost = [kind for kind in kinds if not self._room.of_kind(kind)]
             raise SweeperError(
-                f"no node with {' or '.join(sorted(map(str, lost)))} is left, and {len(self._handed)} jobs wait for "
-                "one: the same command goes on with the kinds that there are"
+                f"no node with {' or '.join(lost)} is left, and what there is to do waits for one: the same command "
+                "goes on with the kinds that there are"
             )
 
     def on_result(self, trial_id: str, result: Mapping[str, Any]) -> Continue | Stop:

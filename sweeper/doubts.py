@@ -56,19 +56,18 @@ def device_doubts(
     """Doubts about what one kind of device measured. `configs` are the planned ones, `names` theirs by config id."""
     return (
         *_seed_doubts(m, fits),
-        *_epoch_doubts((*m.finals, *m.elsewhere)),
+        *_epoch_doubts(m.trials),
         *_left_out_doubts(m),
         *precision_doubts(m, names),
         *_window_doubts((*m.finals, *m.speeds)),
         *device_state_doubts((*m.finals, *m.speeds)),
         *_learning_rate_doubts(configs, fits["val_loss"]),
-        *_notes((*m.finals, *m.elsewhere)),
+        *_notes(m.trials),
     )
 
 
 def _seed_doubts(m: Measured, fits: Mapping[str, AdditiveFit]) -> list[str]:
-    trials = (*m.finals, *m.elsewhere)
-    seeds = {record["seed"] for record in trials}
+    seeds = {record["seed"] for record in m.trials}
     doubts = []
     if len(seeds) == 1:
         doubts.append("One seed: differences can't be told from noise. Set `seeds: 3` or more and run again.")
@@ -76,7 +75,7 @@ def _seed_doubts(m: Measured, fits: Mapping[str, AdditiveFit]) -> list[str]:
         doubts.append(f"{len(seeds)} seeds: intervals are wide. `seeds: {FEW_SEEDS}` or more narrows them.")
     elif fits["tokens_per_s"].variance is None:
         doubts.append("Each speed was measured once, so nothing is known of its noise.")
-    if len(trials) < len(seeds) * len(fits["val_loss"].treatments):
+    if len(m.trials) < len(seeds) * len(fits["val_loss"].treatments):
         how = (
             "means are adjusted for the seeds that each lacks"
             if fits["val_loss"].paired

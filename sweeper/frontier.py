@@ -139,9 +139,9 @@ def frontier(
             raise UsageError(f"objective {name}: {direction} is not supported: there are {dict(DIRECTIONS)}")
     records = list(records)
     states = job_states(records, [*planned, *follow_ups.values()], seeds)
-    longer = {m.device: (*m.finals, *m.elsewhere) for m in measured(records, list(follow_ups.values()), seeds)}
+    longer = {m.device: m.trials for m in measured(records, list(follow_ups.values()), seeds)}
     of_longer = {point.config.config_id: config_id for config_id, point in follow_ups.items()}
-    own = {m.device: (*m.finals, *m.elsewhere) for m in measured(records, planned, seeds)} if longer else {}
+    own = {m.device: m.trials for m in measured(records, planned, seeds)} if longer else {}
     frontiers = [
         replace(
             one,
@@ -193,7 +193,7 @@ def _device_frontier(
     missing = [p for p in judged.here if (p.config.config_id, p.probe_id) not in have]
     return DeviceFrontier(
         device=m.device,
-        seeds=tuple(sorted({record["seed"] for record in (*m.finals, *m.elsewhere)})),
+        seeds=tuple(sorted({record["seed"] for record in m.trials})),
         points=points,
         noise={name: _noise(one) for name, one in fits.items()},
         hypervolume=volume,
@@ -211,7 +211,7 @@ def _device_frontier(
         tuned=tuned,
         drift=judged.log.drift,
         follow_up=None,
-        horizons=horizons((*m.finals, *m.elsewhere), {p.config.config_id: label for p, label in judged.here.items()}),
+        horizons=horizons(m.trials, {p.config.config_id: label for p, label in judged.here.items()}),
         doubts=(
             *device_doubts(m, configs=configs, fits={**fits, "val_loss": judged.all_losses}, names=judged.names),
             *nuisance_doubts(tuned, nuisance),

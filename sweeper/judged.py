@@ -128,8 +128,7 @@ def _judged_points(
 
 def _loss_observations(m: Measured) -> list[Observation]:
     return [
-        Observation(treatment=r["config_id"], block=f"seed {r['seed']}", value=float(r["val_loss"]))
-        for r in (*m.finals, *m.elsewhere)
+        Observation(treatment=r["config_id"], block=f"seed {r['seed']}", value=float(r["val_loss"])) for r in m.trials
     ]
 
 
@@ -156,7 +155,7 @@ def _point(
     shared: bool,
 ) -> Point:
     config_id, probe_id = p.config.config_id, p.probe_id
-    trained = [r for r in (*m.finals, *m.elsewhere) if r["config_id"] == config_id]
+    trained = [r for r in m.trials if r["config_id"] == config_id]
     finals = sorted(trained, key=lambda r: int(r["seed"]))
     at_probe = [r for r in (*m.finals, *m.speeds) if r["probe_id"] == probe_id]
     speeds = [speed for r in at_probe if (speed := tokens_per_s(r)) is not None]

@@ -101,7 +101,7 @@ class Machines:
             )
         return places
 
-    def rooms(self, *, cpus: int, gpus: int) -> Counter[str | None]:
+    def room_by_kind(self, *, cpus: int, gpus: int) -> Counter[str | None]:
         """How many such jobs run at once on devices of which kind; None is that of nodes that don't say."""
         rooms = Counter[str | None]()
         for node in self.nodes:
@@ -111,7 +111,7 @@ class Machines:
 
     def kinds(self, *, cpus: int, gpus: int) -> tuple[str, ...]:
         """The kinds of device for such jobs, the one with most room first; none where they can't be told apart."""
-        rooms = self.rooms(cpus=cpus, gpus=gpus)
+        rooms = self.room_by_kind(cpus=cpus, gpus=gpus)
         return () if None in rooms else tuple(sorted(map(str, rooms), key=lambda kind: (-rooms[kind], kind)))
 
     def _places(self, *, cpus: int, gpus: int) -> int:

@@ -79,6 +79,11 @@ class Measured:
     apart: tuple[Record, ...] = ()
     elsewhere: tuple[Record, ...] = ()
 
+    @property
+    def trials(self) -> tuple[Record, ...]:
+        """Those whose losses count: run here or elsewhere."""
+        return (*self.finals, *self.elsewhere)
+
 
 def micro_batches(planned: Sequence[PlannedPoint]) -> dict[str, MicroBatches]:
     """By config id: the ladder of its point, or the executions of its points."""

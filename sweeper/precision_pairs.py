@@ -62,7 +62,7 @@ def precision_pairs(
 
 def _declared(m: Measured, here: Sequence[PlannedPoint], correction: Callable[[Record], float]) -> list[PrecisionPair]:
     """Where precision is declared, trained points that differ in nothing else."""
-    trained = {record["config_id"] for record in (*m.finals, *m.elsewhere)}
+    trained = {record["config_id"] for record in m.trials}
     points_of = Counter(point.config.config_id for point in here)
     alike: dict[tuple[Config, int | None], list[PlannedPoint]] = {}
     for point in here:
@@ -74,7 +74,7 @@ def _declared(m: Measured, here: Sequence[PlannedPoint], correction: Callable[[R
         return []
     pooled = without_winning_probes(m, here)
     losses, speeds = (
-        fit(_losses((*pooled.finals, *pooled.elsewhere))),
+        fit(_losses(pooled.trials)),
         fit(_speeds((*pooled.finals, *pooled.speeds), correction)),
     )
     names = labels([{**config.to_dict(), "batch_size": batch_size} for config, batch_size in alike])

@@ -21,7 +21,7 @@ def resolved_points(m: Measured, planned: Sequence[PlannedPoint]) -> dict[Planne
     speeds = {record["probe_id"]: speed for record in m.speeds if (speed := tokens_per_s(record)) is not None}
     found = micro_batches(planned)
     finals: dict[str, Record] = {}
-    for record in (*m.finals, *m.elsewhere):
+    for record in m.trials:
         finals.setdefault(record["config_id"], record)
     return {
         point: _resolved(point, found[point.config.config_id], speeds, finals.get(point.config.config_id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -69,7 +70,8 @@ class Cluster:
         # Asked to end, it first waits until nobody could be using it.
         processes = [*psutil.Process(self._process.pid).children(recursive=True), self._process]
         for process in processes:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait(timeout=10)
         psutil.wait_procs(processes[:-1], timeout=10)
 
@@ -260,13 +262,20 @@ def test_jobs_for_a_kind_of_which_no_node_is_left_are_not_waited_for_without_end
     nodes.rooms["A100"] = 0
     assert one.ask("c") is None, "for a while it is hoped for"
     time.sleep(0.1)
-    with pytest.raises(SweeperError, match="no node with A100 is left, and 2 jobs wait for one"):
+    with pytest.raises(SweeperError, match="no node with A100 is left, and what there is to do waits"):
         one.ask("d")
-    nodes = Nodes(H100=1, A100=2)
+    nodes = Nodes(H100=0, A100=2)
     one = desk(nodes)
     one.ask("a")
     one.ask("b")
     time.sleep(0.1)
-    assert one.ask("c") is not None, "there are nodes: nothing is refused"
+    assert one.ask("c") is None, "both are at work: nothing is refused"
     one.on_death("a", "its node has died")
     assert nodes.looked == 1
+    one = desk(Nodes(A100=2))
+    one._session.queue.clear()
+    one._session.running.add("what waits for an H100")
+    assert one.ask("a") is None
+    time.sleep(0.1)
+    with pytest.raises(SweeperError, match="no node with H100 is left"):
+        one.ask("a")
