@@ -4,14 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test campaign check lint fmt bench install clean
+.PHONY: run test quick campaign check lint fmt bench install clean
 
 run: $(INSTALLED)          ## set up and run the default study
 	$(BIN)/sweeper run studies/depth_vs_ffn.yaml
 
 test: $(INSTALLED)         ## set up and run every test
-	$(BIN)/python -m pytest -m "not alone and not campaign"
-	$(BIN)/python -m pytest -m alone --numprocesses 0
+	$(BIN)/python -m pytest -m "not campaign"
+
+quick: lint                ## while you work: lint, and the tests that need neither Ray nor a compiler
+	$(BIN)/python -m pytest tests/unit -m "not campaign and not compiler"
 
 campaign: $(INSTALLED)     ## what takes too long for `test`: kills, clusters, thousands of trials, search quality, calibration
 	$(BIN)/python -m pytest -m campaign --numprocesses 0 --capture no

@@ -109,6 +109,23 @@ class FakeSession:
         return [event for event in self.events if not isinstance(event, Rung)]
 
 
+class FakeTime:
+    """Stands in for the module `time`: its clocks move when `advance` is called, and at no other time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def advance(self, seconds: float) -> None:
+        """Let so many seconds pass."""
+        self.now += seconds
+
+    def perf_counter(self) -> float:
+        """Seconds since the start."""
+        return self.now
+
+    monotonic = perf_counter
+
+
 def behave(job: Job) -> Iterator[Event]:
     """Does what the job's `data` says, and prints on its way."""
     deed, _, argument = job.config.recipe.data.partition(":")

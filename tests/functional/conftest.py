@@ -16,7 +16,7 @@ def empty_store(tmp_path_factory):
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     where = RunFolder(root=folder)
     with Tracker(uri=uri, experiment="empty", folder=where, profile="full", description="") as one:
-        one.close(timeout=60.0)
+        one.close(timeout=240.0)
         assert one.warning is None
     return folder / "mlflow.db"
 

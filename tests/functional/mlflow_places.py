@@ -85,7 +85,7 @@ def bad_line(port: int, *, lose_every: int) -> Iterator[tuple[str, list[str]]]:
 
         def _pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            server = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            server = http.client.HTTPConnection("127.0.0.1", port, timeout=240)
             try:
                 headers = {"Content-Type": self.headers.get("Content-Type", "application/json")}
                 server.request(self.command, self.path, body, headers)

@@ -51,7 +51,7 @@ class Cluster:
 
     def _wait(self) -> str:
         """The address, once the node can be asked what it has."""
-        deadline, known = time.monotonic() + 60, self.home / "ray" / "ray_current_cluster"
+        deadline, known = time.monotonic() + 240, self.home / "ray" / "ray_current_cluster"
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 address = known.read_text().strip()
@@ -72,8 +72,8 @@ class Cluster:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self._process.wait(timeout=10)
-        psutil.wait_procs(processes[:-1], timeout=10)
+        self._process.wait()
+        psutil.wait_procs(processes[:-1])
 
 
 @pytest.fixture(scope="module")
@@ -128,46 +128,39 @@ def test_code_goes_there_and_logs_come_back_even_those_of_the_dead(cluster, tmp_
 
 
 def test_a_node_that_is_lost_gives_no_log_and_keeps_nobody_waiting(cluster):
-    with ray_connection.connected(cluster.address):
-        began = time.monotonic()
-        with pytest.raises(TimeoutError, match="the node is lost"):
-            ray_connection.on_node("0" * 56, os.getpid, seconds=20)
-    assert time.monotonic() - began < 15
+    with ray_connection.connected(cluster.address), pytest.raises(TimeoutError, match="the node is lost"):
+        ray_connection.on_node("0" * 56, os.getpid, seconds=1e6)
 
 
 @pytest.fixture
 def refused(place, monkeypatch, capsys):
-    """What `sweeper run --address` says when it ends with 2, and after how many seconds."""
+    """What `sweeper run --address` says when it ends with 2."""
     write_study(place, edit=one_config)
     monkeypatch.chdir(place)
 
     def run(*arguments):
-        began = time.monotonic()
         assert cli.main(["run", "tiny.yaml", "--address", *arguments]) == 2
         assert not folder(place).exists()
-        return capsys.readouterr().err, time.monotonic() - began
+        return capsys.readouterr().err
 
     return run
 
 
-@pytest.mark.alone
-def test_where_nobody_answers_is_said_at_once(refused):
+def test_where_nobody_answers_is_said_at_once(refused, monkeypatch):
+    monkeypatch.setattr(ray_survey, "ANSWER_SECONDS", 1e6)
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    said, seconds = refused(address)
+    said = refused(address)
     assert said.startswith(f"--address {address}: nobody answers there (Connection refused)")
     assert said.count("\n") == 1
-    assert seconds < 5
 
 
-@pytest.mark.alone
 def test_where_no_ray_answers_is_said_within_seconds(refused, monkeypatch):
     monkeypatch.setattr(ray_survey, "ANSWER_SECONDS", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
-        said, seconds = refused(address)
+        said = refused(address)
     assert "isn't the head of a Ray cluster (no answer in 2 s)" in said
-    assert seconds < 10
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(chain, tmp_p
     code = KILLED.format(
         paths=[str(root), str(root / "tests" / "functional")], data=str(chain), steps=STEPS, folder=str(parts.folder)
     )
-    ended = subprocess.run([sys.executable, "-c", code], timeout=120, check=False)
+    ended = subprocess.run([sys.executable, "-c", code], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert len(list(parts.folder.iterdir())) == 2
     assert read_header(parts.path(run)).step == 10
@@ -219,13 +219,13 @@ def test_writing_is_no_training_time(chain, tmp_path, monkeypatch):
     real = Checkpoints.save
 
     def slow(self, *arguments, **options):
-        time.sleep(0.2)
+        time.sleep(0.05)
         real(self, *arguments, **options)
 
     monkeypatch.setattr(Checkpoints, "save", slow)
     start = time.perf_counter()
     seconds = finish(small(chain), Checkpoints(folder=tmp_path, every=3)).seconds
-    assert seconds["timing"] >= 10 * 0.2
+    assert seconds["timing"] >= 10 * 0.05
     assert sum(seconds.values()) <= time.perf_counter() - start + 0.01
 
 
@@ -297,7 +297,7 @@ def test_train_goes_on_after_kill_as_if_nothing_had_been(tmp_path):
     def train(*more, kill_at=-1):
         code = TRAIN.format(step=kill_at, arguments=[*flags.split(), *more])
         return subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         )  # fmt: skip
 

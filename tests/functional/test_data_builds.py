@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +74,7 @@ def test_a_killed_build_leaves_nothing_that_is_used(texts, tmp_path):
     assert not [path for path in entries.iterdir() if path.suffix == ".building"]
 
 
-def test_python_stdlib_is_there_on_any_machine_and_opens_fast_when_warm(tmp_path, monkeypatch):
+def test_python_stdlib_is_there_on_any_machine_and_is_built_once(tmp_path, monkeypatch):
     monkeypatch.setenv("SWEEPER_CACHE_DIR", str(tmp_path / "cache"))
     estimate, exact = train_tokens("python-stdlib", None, 256)
     assert not exact
@@ -85,9 +84,8 @@ def test_python_stdlib_is_there_on_any_machine_and_opens_fast_when_warm(tmp_path
     assert 0.01 < len(dataset.held_out) / len(dataset.train) < 0.1
     assert dataset.bytes_per_token == 1
     assert b"class JSONDecoder" in bytes(dataset.train) + bytes(dataset.held_out)
-    began = time.perf_counter()
+    monkeypatch.setattr("runners.data.cache._build", None)
     again = open_data("python-stdlib", None, 256)
-    assert time.perf_counter() - began < 0.5
     assert again.fingerprint == dataset.fingerprint
 
 

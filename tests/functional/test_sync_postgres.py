@@ -50,9 +50,8 @@ def postgres() -> Iterator[str]:
         )  # fmt: skip
         try:
             ready = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-            deadline = time.monotonic() + 60
             while subprocess.run(ready, check=False).returncode != 0:
-                assert time.monotonic() < deadline
+                assert server.poll() is None
                 time.sleep(0.1)
             for name in ("direct", "served"):
                 create = [programs / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "sweeper", name]

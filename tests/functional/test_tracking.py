@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -28,7 +29,8 @@ from tests.fakes import FakeSession, make_final, make_job
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, with SQLAlchemy 2.1
 
 ROOT = Path(__file__).parents[2]
-LONG = 60.0
+LONG = 240.0
+FOR_EVER = 1e6
 
 
 @pytest.fixture
@@ -184,11 +186,11 @@ def test_another_micro_batch_or_a_failure_does_not_block_a_trial(uri: str, folde
 
 def test_a_store_that_is_away_stops_nothing_and_is_said(tmp_path: Path, folder: RunFolder) -> None:
     (tmp_path / "file").write_text("not a folder")
-    start = time.monotonic()
     with tracker(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}", folder) as one:
-        run_jobs(folder, [make_job(seed) for seed in range(20)], one.observe)
+        one._process.send_signal(signal.SIGSTOP)  # whoever waits for it now waits for ever
+        run_jobs(folder, [make_job(seed) for seed in range(200)], one.observe)
         one.log_artifacts()
-        assert time.monotonic() - start < 2
+        one._process.send_signal(signal.SIGCONT)
         one.close(timeout=3)
     assert one.warning is not None
     assert "catches up" in one.warning
@@ -231,9 +233,7 @@ def test_a_writing_process_that_dies_is_said_and_caught_up(uri: str, folder: Run
         one._process.kill()
         one._process.wait()
         run_jobs(folder, [make_job(1)], one.observe)
-        start = time.monotonic()
-        one.close(timeout=LONG)
-        assert time.monotonic() - start < 5, "there is nothing to wait for"
+        one.close(timeout=FOR_EVER)  # and yet there is nothing to wait for
     assert one.warning is not None
     assert "catches up" in one.warning
     assert len(contents(uri)) == 2
@@ -316,7 +316,7 @@ def test_the_writing_process_ends_with_a_driver_that_is_killed(uri: str, folder:
         writer = psutil.Process(int(driver.stdout.readline()))
         assert writer.is_running()
         driver.kill()
-    assert psutil.wait_procs([writer], timeout=15)[1] == []
+    psutil.wait_procs([writer])
 
 
 def test_observing_goes_on_while_draining(uri: str, folder: RunFolder) -> None:

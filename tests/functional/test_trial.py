@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from dataclasses import replace
 
 import pytest
@@ -15,6 +14,7 @@ from runners.training import Training
 from runners.trial import run_job, thinned
 from sweeper.lines import event_record
 from sweeper.schedule import Schedule
+from tests.fakes import FakeTime
 
 
 @pytest.fixture(scope="module")
@@ -135,28 +135,32 @@ def test_bits_per_byte_are_the_nats_over_the_targets_bytes(tmp_path, vocab_size)
     assert outcome.val_bpb == pytest.approx(outcome.val_loss * len(targets) / math.log(2) / size)
 
 
-@pytest.mark.parametrize(("steps", "kind"), [(1, "train"), (30, "train"), (1, "speed")])
-def test_the_six_clocks_add_up_to_what_the_job_took(chain, monkeypatch, steps, kind):
-    real = Training.step
+@pytest.mark.parametrize(
+    ("steps", "kind", "train", "timing"),
+    # Too short a schedule is followed by 10 steps of warm-up and 5 windows of one step each.
+    [(1, "train", 0.5, 7.5), (30, "train", 15.0, 0.0), (1, "speed", 0.0, 8.0)],
+)
+def test_the_six_clocks_add_up_to_what_the_job_took(chain, monkeypatch, steps, kind, train, timing):
+    """By a clock that stands still but for steps (0.5 s, the first 2.5 s), evaluating, and whoever reads a rung."""
+    real, clock = Training.step, FakeTime()
 
-    def slow_at_first(self):
-        time.sleep(0.0 if self.step_index else 2.0)
+    def step(self):
+        clock.advance(0.5 if self.step_index else 2.5)
         real(self)
 
-    monkeypatch.setattr(Training, "step", slow_at_first)
-    start = time.perf_counter()
-    events = run_job(job(chain[0], steps=steps, kind=kind, compile=True))
+    monkeypatch.setattr(Training, "step", step)
+    monkeypatch.setattr("runners.clock.time", clock)
+    monkeypatch.setattr("runners.training.time", clock)
+    monkeypatch.setattr("runners.trial.evaluate", lambda *_: (clock.advance(0.25), (2.0, 512))[1])
+    events = run_job(job(chain[0], steps=steps, kind=kind))
+    rungs = 0
     while (outcome := next(events)).type == "rung":
-        time.sleep(0.02)
-    took = time.perf_counter() - start
-    seconds = outcome.seconds
-    assert set(seconds) == {"set_up", "compile", "train", "evaluate", "branches", "timing"}
-    assert all(value >= 0 for value in seconds.values())
-    assert 0.98 * took <= sum(seconds.values()) <= took + 0.003
-    assert seconds["compile"] > 1
-    assert (seconds["train"] > 0) == (seconds["evaluate"] > 0) == (kind == "train")
-    # 5 windows of about half a second each, unless the schedule itself had enough steps to be timed.
-    assert (seconds["timing"] > 1) == (steps == 1)
+        clock.advance(0.125)
+        rungs += 1
+    expected = {"set_up": 0.125 * rungs, "compile": 2.0, "train": train, "timing": timing, "branches": 0.0}
+    assert outcome.seconds == expected | {"evaluate": 0.25 if kind == "train" else 0.0}
+    assert sum(outcome.seconds.values()) == clock.now
+    assert (rungs > 0) == (kind == "train")
 
 
 def test_other_errors_are_not_swallowed(chain, monkeypatch):

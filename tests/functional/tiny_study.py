@@ -47,7 +47,7 @@ def command(*arguments):
 
 
 def sweeper(place, *arguments, expect=0):
-    done = subprocess.run(command(*arguments), cwd=place, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command(*arguments), cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == expect, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr

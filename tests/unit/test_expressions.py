@@ -4,7 +4,6 @@ import ast
 import contextlib
 import string
 import sys
-import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -76,15 +75,15 @@ def test_a_division_by_zero_is_said(text):
 
 
 @pytest.mark.parametrize("text", [
-    "((((10**16)**16)**16)**16)**16 > 0", "((params**16)**16)**16 > 0",
+    "((((10**16)**16)**16)**16)**16 > 0", "((((((((10**16)**16)**16)**16)**16)**16)**16)**16)**16 > 0",
+    "((params**16)**16)**16 > 0",
     "1e18**16 * 1e18**16 > 1", "1e18**16 * 1e18**16 - 1e18**16 * 1e18**16 == 0",
     "params**16 * params**16 * params**16 > 1",
 ])  # fmt: skip
 def test_numbers_stay_bounded(text):
-    start = time.perf_counter()
+    """The second of these would have 7·10¹⁰ digits: whoever computes it first never comes to refuse it."""
     with pytest.raises(ExpressionError, match="too large"):
         holds(text, params=10**18)
-    assert time.perf_counter() - start < 0.5
 
 
 def numbers(depth):
@@ -138,7 +137,7 @@ NEARLY = st.tuples(conditions(1), st.integers(0, 60), ALPHABET).map(with_a_token
 
 @given(text=NEARLY | st.lists(ALPHABET, max_size=40).map("".join) | st.text(max_size=60))
 @example(text="n_layers * 2 <= 9 and not d_model == 3")
-@settings(max_examples=1000, deadline=500)
+@settings(max_examples=1000)
 def test_anything_else_is_refused_or_is_arithmetic(text):
     allowed = (
         ast.Expression, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Name, ast.Constant, ast.Load, ast.boolop,

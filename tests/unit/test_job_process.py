@@ -7,6 +7,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -14,29 +15,27 @@ from runners import compile_cache, measuring, memory
 from runners.clock import PARTS, Clock
 from runners.host_memory import keep_freed_memory, return_freed_memory
 from runners.memory import resident_bytes, tensor_bytes
+from tests.fakes import FakeTime
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.alone
-def test_a_clock_books_each_second_once():
-    start = time.perf_counter()
+def test_a_clock_books_each_second_once(monkeypatch):
+    time = FakeTime()
+    monkeypatch.setattr("runners.clock.time", time)
     clock = Clock()
     for part in PARTS:
         clock.enter(part)
-        time.sleep(0.02)
-    clock.move("train", "compile", 0.005)
+        time.advance(4.0)
+    clock.move("train", "compile", 1.0)
     clock.move("evaluate", "timing")
     clock.move("set_up", "compile", 1e9)
     seconds = clock.read()
-    assert sum(seconds.values()) == pytest.approx(time.perf_counter() - start, abs=2e-3)
-    assert seconds["evaluate"] == 0
-    assert seconds["compile"] == pytest.approx(0.045, abs=0.01)
-    assert seconds["timing"] == pytest.approx(0.04, abs=0.01)
+    assert seconds == {"set_up": 0.0, "compile": 9.0, "train": 3.0, "evaluate": 0.0, "branches": 4.0, "timing": 8.0}
+    assert sum(seconds.values()) == time.now
     clock.move("train", "compile", -1.0)
-    assert clock.read()["train"] == seconds["train"]
     clock.add({"train": 5.0})
-    assert clock.read()["train"] == seconds["train"] + 5
+    assert clock.read() == seconds | {"train": 8.0}
 
 
 def test_living_tensors_are_counted_by_their_storage():
@@ -85,11 +84,11 @@ def test_freed_memory_is_kept_until_it_is_given_back():
         ran = subprocess.run([sys.executable, "-c", FAULTS, *arguments], capture_output=True, text=True, check=True)
         return map(int, ran.stdout.split())
 
-    faults, returned = told()
-    assert faults > 1000
-    faults, returned = told("keep")
-    assert faults < 500
-    assert returned > 20 * 2**20
+    faults, _ = told()
+    assert faults > 0, "each use maps its memory anew"
+    kept, returned = told("keep")
+    assert kept < faults / 4
+    assert returned > 20 * 2**20, "of the 24 MiB that lay in a heap which nothing else uses"
 
 
 def test_without_glibc_nothing_is_set(monkeypatch):
@@ -160,13 +159,21 @@ def test_the_load_of_others_is_all_load_but_our_own(monkeypatch):
     assert measuring.OtherLoad().cores() == pytest.approx((3.0 - 1.2) / 2)
 
 
+def test_a_look_that_is_too_short_tells_no_load(monkeypatch):
+    seen = iter([0.0, 100.0])
+    monkeypatch.setattr(measuring, "_other_cpu_seconds", lambda: next(seen))
+    monkeypatch.setattr(measuring.time, "perf_counter", iter([10.0, 10.0 + 0.9 * measuring.SHORTEST_LOOK]).__next__)
+    assert measuring.OtherLoad().cores() == 0.0
+
+
 def test_a_busy_neighbour_is_seen():
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        load = measuring.OtherLoad()
-        assert load.cores() == 0.0  # too soon to tell
-        time.sleep(1.0)
-        assert load.cores() > 0.3
+        used = psutil.Process(neighbour.pid).cpu_times
+        began, load, before = time.perf_counter(), measuring.OtherLoad(), used().user
+        while (gained := used().user - before) < 1.0:  # however long that takes beside others
+            time.sleep(0.05)
+        assert load.cores() > 0.5 * gained / (time.perf_counter() - began)
     finally:
         neighbour.kill()
         neighbour.wait()

@@ -57,7 +57,7 @@ def base(answers: dict[str, Any]) -> Iterator[str]:
 
 
 def test_each_study_and_profile_has_one_link(base: str) -> None:
-    assert wait_for(base, timeout=10)
+    assert wait_for(base, timeout=240)
     links = study_links(base)
     assert list(links) == ["wide · cpu", "deep · full"]
     page, _, query = urlsplit(links["deep · full"]).fragment.partition("?")

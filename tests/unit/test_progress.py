@@ -1,7 +1,6 @@
 """What a run says of itself while it goes on: a line for each outcome, of jobs as they were asked."""
 
 import io
-import time
 
 from frontier_fakes import config, summary
 from rich.console import Console
@@ -12,7 +11,7 @@ from sweeper.records import Execution, Failed, Final, Resolved, Rung, Speed
 from sweeper.search.driver import Driver
 from sweeper.search.grid import Grid
 from sweeper.search.resolving import MicroBatches
-from tests.fakes import make_final, make_job
+from tests.fakes import FakeTime, make_final, make_job
 
 RUNGS = MicroBatches(executions=tuple(Execution(batch_size=b, compile=True) for b in (2, 4, 8)), choose="fastest")
 
@@ -84,17 +83,19 @@ def test_the_share_that_is_done_is_of_the_steps_that_were_resolved():
     assert "25%, training loss 2.000" in watched.said.getvalue()
 
 
-def test_of_very_many_jobs_states_are_looked_at_seldom_and_the_count_goes_on():
-    looks = []
+def test_of_very_many_jobs_states_are_looked_at_seldom_and_the_count_goes_on(monkeypatch):
+    looks, clock = [], FakeTime()
+    monkeypatch.setattr("sweeper.progress.time", clock)
 
     def states():
-        looks.append(time.monotonic())
-        time.sleep(0.05)  # a second and a half would go into looking at 30 outcomes
+        looks.append(clock.now)
+        clock.advance(0.05)  # a second and a half would go into looking at 30 outcomes
         return {f"{n}": "done" if n < len(told) else "missing" for n in range(2 * MANY)}
 
     told, said = [], io.StringIO()
     progress = Progress(Console(file=said, width=100), jobs={}, states=states, label=lambda job: "x")
     for seed in range(30):
+        clock.advance(0.01)
         record = event_record(make_final(make_job(seed)))
         progress.observe(asked_record(make_job(seed)))
         progress.observe(record)

@@ -1,4 +1,4 @@
-"""Files that are no studies, and how long a study takes to load."""
+"""Files that are no studies, and what loading a study imports."""
 
 import subprocess
 import sys
@@ -31,18 +31,13 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert str(caught.value) == said
 
 
-@pytest.mark.alone
-def test_loading_is_quick_and_light(tmp_path: Path) -> None:
+def test_loading_imports_nothing_heavy(tmp_path: Path) -> None:
+    """How long it takes, `tests/campaign/test_quiet_machine.py` measures."""
     file = tmp_path / "study.yaml"
     file.write_text(textwrap.dedent(DESIGN))
     code = (
-        "import sys, time; start = time.perf_counter()\n"
-        "from pathlib import Path; from sweeper.study.loader import load\n"
-        f"load(Path({str(file)!r})); print(time.perf_counter() - start)\n"
+        "import sys; from pathlib import Path; from sweeper.study.loader import load\n"
+        f"load(Path({str(file)!r}))\n"
         "heavy = {'torch', 'ray', 'mlflow', 'pandas', 'numpy', 'optuna'} & set(sys.modules); assert not heavy, heavy"
     )
-    ran = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-        for _ in range(3)
-    ]
-    assert min(float(run.stdout) for run in ran) < 0.35
+    subprocess.run([sys.executable, "-c", code], check=True)
