@@ -5,7 +5,7 @@ There queries go in chunks, each against the keys up to its end. To the compiler
 their slices and masks in the graph would be as fast, but more kernels to compile.
 
 On CUDA, flash attention and cuDNN take bf16 alone, and the memory-efficient kernel takes no grouped queries. So in fp32
-keys and values are repeated for each query head: otherwise torch would fall back to products that keep all T × T scores.
+keys and values are repeated for each query head: torch would fall back to products that keep all T × T scores.
 """
 
 from __future__ import annotations
