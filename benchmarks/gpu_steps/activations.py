@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +11,6 @@ from torch import Tensor, nn
 from gpu_steps.jobs import Bench
 from gpu_steps.rows import Rows
 from model.compile import forget_compiled
-from model.shape import derive
 from runners.training import Training
 from sweeper.planning.estimates import fp8_matmuls, head_bytes, layer_bytes_per_token
 
