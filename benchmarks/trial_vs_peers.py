@@ -111,6 +111,7 @@ def compare(task: Task, *, folder: Path, windows: int, names: tuple[str, ...] = 
                 rates[one.name].append(count * task.tokens_per_step / one.seconds(count))
         return {
             "params": contestants[0].start["params"],
+            "attention": {one.name: one.start["attention"] for one in contestants if "attention" in one.start},
             "tokens_per_s": {name: round(statistics.median(values)) for name, values in rates.items()},
             "windows": {name: [round(value) for value in values] for name, values in rates.items()},
             "steps_per_window": count,

@@ -3,6 +3,9 @@
 torch's CPU kernel takes 512 keys at a time, hidden ones too, so that at up to 512 positions causality saves it nothing.
 There queries go in chunks, each against the keys up to its end. To the compiler that is one operator: four calls with
 their slices and masks in the graph would be as fast, but more kernels to compile.
+
+On CUDA, flash attention and cuDNN take bf16 alone, and the memory-efficient kernel takes no grouped queries. So in fp32
+keys and values are repeated for each query head: torch would fall back to products that keep all T × T scores.
 """
 
 from __future__ import annotations
@@ -32,6 +35,21 @@ def causal_attention(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
     if in_fp32_on_cpu and FEWEST_POSITIONS <= T <= KEYS_AT_A_TIME and T % CHUNKS == 0:
         mixed_BHTC, _ = attention_in_chunks(q_BHTC, k_BKTC, v_BKTC, CHUNKS)
         return mixed_BHTC
+    if q_BHTC.device.type == "cuda":
+        k_BKTC, v_BKTC = fusible_on_cuda(q_BHTC, k_BKTC, v_BKTC)
+    return in_one_call(q_BHTC, k_BKTC, v_BKTC)
+
+
+def fusible_on_cuda(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values as a fused kernel of CUDA takes them: in fp32 one for each query head, (B, H, T, C)."""
+    repeats = q_BHTC.shape[1] // k_BKTC.shape[1]
+    if repeats == 1 or q_BHTC.dtype != torch.float32:
+        return k_BKTC, v_BKTC
+    return k_BKTC.repeat_interleave(repeats, dim=1), v_BKTC.repeat_interleave(repeats, dim=1)
+
+
+def in_one_call(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
+    """Causal attention by torch's own choice of kernel."""
     grouped = q_BHTC.shape[1] != k_BKTC.shape[1]
     return F.scaled_dot_product_attention(q_BHTC, k_BKTC, v_BKTC, is_causal=True, enable_gqa=grouped)
 

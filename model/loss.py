@@ -5,8 +5,8 @@ Its gradients are p − onehot(t), with p the softmax, ÷ N, times W and times x
 
     full      one graph from x to the loss: the logits are kept once, in the precision of the matmul, and become fp32
               on the fly. Where the matmul is fp32 already, they are full fp32 logits.
-    chunked   chunks of rows; the gradients are taken in the forward pass, while a chunk's logits are in the cache, so
-              that no logits are kept and none are computed again (the idea of 2410.10989, without its kernels)
+    chunked   chunks of rows; the gradients are taken in the forward pass, while a chunk's logits are there, so that
+              none are kept and none are computed again (the idea of 2410.10989, without its kernels)
 
 Which one a type of device uses stands in LOSS_ON, from `benchmarks/loss_variants.py`. torch's own chunked operator,
 F.linear_cross_entropy (2.13), is measured there too; it was slower, and under autocast its loss is rounded to bf16.
@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-CHUNK_LOGITS = 2**21
-"""Logits of a chunk: 8 MiB in fp32, so that they stay in a processor's cache."""
+CHUNK_LOGITS = {"cpu": 2**21, "cuda": 2**28}
+"""Logits of a chunk. On a CPU 8 MiB in fp32, so that they stay in its cache. On CUDA, where kernels of some hundred
+rows leave most of a device idle, half a GiB in bf16: 8,192 rows of a vocabulary of 32,768."""
 
 ALIGNED = 64
 """A row of a chunk's logits takes a multiple of this, or matmuls with an odd vocabulary lose a tenth or more."""
@@ -81,7 +82,7 @@ class _Chunked(torch.autograd.Function):
 
 def _chunks(x: Tensor, weight: Tensor) -> tuple[range, int]:
     """Where chunks start, and how many rows a whole one has: a power of two."""
-    rows = max(FEWEST_ROWS, 1 << (CHUNK_LOGITS // weight.shape[0]).bit_length() >> 1)
+    rows = max(FEWEST_ROWS, 1 << (CHUNK_LOGITS[x.device.type] // weight.shape[0]).bit_length() >> 1)
     return range(0, len(x), rows), min(rows, len(x))
 
 
@@ -151,7 +152,9 @@ LOSS_ON = {"cpu": "chunked", "cuda": "full"}
 
 
 def make_loss(name: str, *, compiled: bool) -> Loss:
-    """The variant `name` (full | chunked)."""
+    """The variant `name` (full | chunked). Raises ValueError for any other."""
     if name == "chunked":
         return ChunkedLoss(compiled=compiled)
-    return _compiled(full_loss) if compiled else full_loss
+    if name == "full":
+        return _compiled(full_loss) if compiled else full_loss
+    raise ValueError(f"there is no loss {name!r}, only full and chunked")

@@ -34,16 +34,13 @@ from typing import Literal
 import torch
 from torch import nn
 
-from model.shape import FP8_MULTIPLE
+from model.shape import FP8_MULTIPLE, SLOWER_IN_FP8, computes_in_fp8
 from model.transformer import Transformer
 
 Backend = Literal["torchao", "transformer_engine"]
 LayerFilter = Literal["auto", "none"]
 
 CUDA_CAPABILITY = (8, 9)
-SLOWER_IN_FP8 = (4096, 1024)
-"""K and N up to which FP8 is slower than bf16: torchao 0.18, float8/float8_linear_utils.py, its automatic filter for
-tensorwise scaling, measured on H100."""
 COMPILES_FROM = {"torch": "2.14", "transformer_engine": "2.20"}
 """te.Linear's compiled path: transformer-engine 2.20 (2.19 has none) needs torch 2.14's `register_custom_class`."""
 
@@ -145,14 +142,14 @@ def _has_fp8(device: torch.device) -> bool:
 def _reason(linear: nn.Linear, seq_len: int, layer_filter: LayerFilter) -> str | None:
     """Why a matmul of K inputs and N outputs stays in bf16, None when it goes to FP8."""
     k, n = linear.in_features, linear.out_features
+    if computes_in_fp8(k, n, seq_len=seq_len, layer_filter=layer_filter):
+        return None
     sizes = {"K": k, "N": n, "sequence length": seq_len}
     unaligned = [f"{dimension} {size}" for dimension, size in sizes.items() if size % FP8_MULTIPLE]
     if unaligned:
         return f"{' and '.join(unaligned)} no multiple of {FP8_MULTIPLE}"
     most_k, most_n = SLOWER_IN_FP8
-    if layer_filter == "auto" and k <= most_k and n <= most_n:
-        return f"K {k} ≤ {most_k} and N {n} ≤ {most_n} (FP8 slower than bf16 there)"
-    return None
+    return f"K {k} ≤ {most_k} and N {n} ≤ {most_n} (FP8 slower than bf16 there)"
 
 
 def _merged(reasons: dict[str, str]) -> tuple[str, ...]:

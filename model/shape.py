@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 DEFAULT_HEAD_DIM = 64
 FP8_MULTIPLE = 16
 """Both dimensions of an FP8 matmul are multiples of this (cuBLASLt's rule for FP8 operands)."""
+SLOWER_IN_FP8 = (4096, 1024)
+"""K and N up to which FP8 is slower than bf16: torchao 0.18, float8/float8_linear_utils.py, its automatic filter for
+tensorwise scaling, measured on H100."""
 
 NORM_EPS = 1e-6
 """Of RMSNorm."""
@@ -112,6 +115,17 @@ class Shape:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def computes_in_fp8(k: Any, n: Any, *, seq_len: int, layer_filter: Literal["auto", "none"]) -> Any:
+    """Whether a matmul of K inputs and N outputs goes to FP8 under precision fp8; of arrays, for each.
+
+    All dimensions must be aligned, the tokens' too (see `model.precision`); the filter auto leaves out what FP8 slows
+    down.
+    """
+    aligned = (k % FP8_MULTIPLE == 0) & (n % FP8_MULTIPLE == 0) & (seq_len % FP8_MULTIPLE == 0)
+    most_k, most_n = SLOWER_IN_FP8
+    return aligned & ((layer_filter == "none") | (k > most_k) | (n > most_n))
 
 
 def llama_config(shape: Shape, *, seq_len: int) -> dict[str, Any]:

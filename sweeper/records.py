@@ -22,6 +22,8 @@ SEMANTICS = 1
 
 Precision = Literal["fp32", "bf16", "fp8"]
 """What a trial computes in; a recipe may also say auto, which probes resolve."""
+Fp8Backend = Literal["torchao", "transformer_engine"]
+Fp8Filter = Literal["auto", "none"]
 
 Status = Literal["ok", "out_of_memory", "diverged", "stopped_early"]
 JobKind = Literal["train", "speed"]
@@ -80,8 +82,8 @@ class Recipe:
     eval_tokens: int
     steps: int | None = None
     minutes: float | None = None
-    fp8_backend: Literal["torchao", "transformer_engine"] | None = None
-    fp8_filter: Literal["auto", "none"] | None = None
+    fp8_backend: Fp8Backend | None = None
+    fp8_filter: Fp8Filter | None = None
 
     @property
     def tokens(self) -> int | None:

@@ -12,7 +12,7 @@ from plain_model import PlainModel
 from torch import Tensor, nn
 
 from gpu_steps.jobs import Bench
-from gpu_steps.rows import Rows, Unavailable
+from gpu_steps.rows import Rows
 from model.compile import forget_compiled
 from model.loss import make_loss
 from model.shape import Shape, derive
@@ -33,8 +33,8 @@ def loss_gradients(rows: Rows) -> None:
         inputs = _drawn(case, bench.device)
         exact = _with_gradients(_exact_loss, inputs, torch.float64)
         for precision in LOSS_LIMITS:
-            for name in ("full", "linear", "chunked"):
-                for compiled in {False, bench.scale.compiled and name != "linear"}:
+            for name in ("full", "chunked"):
+                for compiled in {False, bench.scale.compiled}:
                     label = f"{name}, {precision}, {' × '.join(map(str, case))}" + (", compiled" if compiled else "")
                     rows.add(label, partial(_loss_row, name, precision, compiled, inputs, exact))
 
@@ -64,8 +64,6 @@ def _with_gradients(loss: Any, inputs: tuple[Tensor, Tensor, Tensor], dtype: tor
 def _loss_row(
     name: str, precision: str, compiled: bool, inputs: tuple[Tensor, Tensor, Tensor], exact: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    if name == "linear" and not hasattr(F, "linear_cross_entropy"):
-        raise Unavailable(f"torch {torch.__version__} has no F.linear_cross_entropy")
     forget_compiled()
     loss = make_loss(name, compiled=compiled)
     with torch.autocast(inputs[0].device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):

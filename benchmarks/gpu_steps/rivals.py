@@ -94,6 +94,7 @@ def _side_by_side(running: dict[str, Contestant], task: Task, windows: int) -> d
         "all_tokens_per_s": {name: [round(speed) for speed in kept] for name, kept in speeds.items()},
         "peak_memory_bytes": {name: contestant.peak_memory_bytes() for name, contestant in running.items()},
         "params": params,
+        "attention": {n: c.start["attention"] for n, c in running.items() if "attention" in c.start},
         "green": set(params.values()) == {derive(task.shape).params.total},
     }
     for name in set(running) - {"sweeper"}:

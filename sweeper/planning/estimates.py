@@ -1,17 +1,28 @@
 """Predicted memory and time of a trial, and where the speed behind the prediction comes from.
 
-Memory of one micro-batch, in bytes, with P parameters, a = 4 (fp32) or 2 (autocast) bytes per activation:
+Memory of one micro-batch, in bytes, with P parameters, a = 4 (fp32) or 2 (bf16, FP8) bytes of a matmul's result:
 
     state       = P · (4 + 4 + 8)                       fp32 weights, gradients, AdamW's two moments; Muon has
                                                         one, 4 bytes, for the matrices of the blocks
-    copies      = 2 · matmul weights                    bf16 copies that autocast keeps; none in fp32
-    layer/token = 8·d + a · (2·d + (2·h + 2·kv)·dh + 4·f) + 4·h
-    head        = 2 · a · V per token                   logits and their gradient; the loss's chunks on a CPU hold less
+    copies      = 2 · matmul weights                    bf16 copies that autocast keeps; none in fp32, nor of
+                                                        weights that are multiplied in FP8
+    layer/token = 4·d + 8 + a·(3·d + heads·dh + 3·f) + 4·h
+    heads       = 3·h + 3·kv                            in fp32 with grouped queries 4·h: see `model.attention`
+    head        = (a·(V + d) + 4·d + 4 per token) + a·V·d
 
-A layer keeps for its backward pass two fp32 residuals and their two norms, queries, keys, values and the
-attention's output with its fp32 log-sum-exp (flash attention keeps no T × T matrix: 2205.14135), gate,
-up, silu(gate) and the product. The counting is that of 2205.05198 §4.1, for SwiGLU and grouped queries,
-without dropout; what compiled blocks keep was counted on a CPU: within 3% of it in bf16, 7% in fp32.
+A layer keeps for its backward pass its input, the residual stream, in fp32; the scales of its two norms in fp32, and
+what they make; the attention's branch; gate and up, and what they make. Of the attention it keeps what its kernel takes
+and makes: turned queries and keys, the output, the log-sum-exp in fp32 (flash attention keeps no T × T matrix,
+2205.14135), and for the values the whole product of qkv, of which they are a view. What feeds a matmul in FP8 is made
+again instead: the norm before qkv, that before gate and up (a·d each), and what goes down (a·f).
+
+This is what the partition keeps by which Inductor divides a block's graph in two (torch/_functorch/partitioners.py),
+exact in torch 2.13; `benchmarks/activation_memory.py` counts it. Not counted: the kernel's state of random numbers (16
+bytes), rounding by the allocator, rows that Inductor widens where sizes aren't aligned, workspaces, and what
+`fp8_backend: transformer_engine` keeps, for which bf16's figure stands. A CPU takes grouped queries in fp32 as well.
+
+The head keeps the stream, the final norm's scale and output, and the logits; their gradient takes their place. The
+weight's gradient by itself is there beside them. That is the full loss, which CUDA takes; the CPU's chunks hold less.
 
 Time: (train FLOPs + forward FLOPs of the evaluation) ÷ achieved FLOP/s + set-up and compile seconds, with
 a forward pass as a third of forward and backward (2001.08361 §2.1). Where minutes are given, the training takes these.
@@ -26,8 +37,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-from model.shape import Shape
-from sweeper.records import Config, Precision, Recipe
+from model.shape import Shape, computes_in_fp8
+from sweeper.records import Config, Fp8Backend, Fp8Filter, Precision, Recipe
 
 CPU_CORE_FLOPS_PER_S = 45e9
 """Achieved in fp32 training per core, at the sizes of a CPU proxy."""
@@ -139,6 +150,8 @@ def memory_of(config: Config, batch_size: int) -> int:
         batch_size=batch_size,
         seq_len=recipe.seq_len,
         optimizer=recipe.optimizer.name,
+        fp8_backend=recipe.fp8_backend,
+        fp8_filter=recipe.fp8_filter,
     )
 
 
@@ -149,16 +162,38 @@ def memory_bytes(
     batch_size: int,
     seq_len: int,
     optimizer: Literal["adamw", "muon"] = "adamw",
+    fp8_backend: Fp8Backend | None = None,
+    fp8_filter: Fp8Filter | None = None,
 ) -> int:
     """Predicted peak of what a trial allocates on its device, in bytes: see the formula above."""
     params, width, tokens = shape.params, 4 if precision == "fp32" else 2, batch_size * seq_len
-    heads = shape.head_dim * (2 * shape.n_heads + 2 * shape.n_kv_heads)
-    layer = 8 * shape.d_model + width * (2 * shape.d_model + heads + 4 * shape.ffn_hidden) + 4 * shape.n_heads
-    norms = (2 * shape.n_layers + 1) * shape.d_model
-    hidden = params.trunk - norms
+    hidden = params.trunk - (2 * shape.n_layers + 1) * shape.d_model
     state = 16 * params.total - (4 * hidden if optimizer == "muon" else 0)
-    copies = 0 if precision == "fp32" else 2 * (hidden + params.embedding)
-    return state + copies + shape.n_layers * layer * tokens + head_bytes(shape, width=width, tokens=tokens)
+    in_fp8 = fp8_matmuls(shape, precision=precision, seq_len=seq_len, backend=fp8_backend, layer_filter=fp8_filter)
+    uncopied = shape.n_layers * sum(k * n * in_fp8[name] for name, (k, n) in shape.matmuls().items())
+    copies = 0 if precision == "fp32" else 2 * (hidden - uncopied + params.embedding)
+    layers = shape.n_layers * layer_bytes_per_token(shape, width=width, in_fp8=in_fp8) * tokens
+    return state + copies + layers + head_bytes(shape, width=width, tokens=tokens)
+
+
+def fp8_matmuls(
+    shape: Shape, *, precision: Precision, seq_len: int, backend: Fp8Backend | None, layer_filter: Fp8Filter | None
+) -> dict[str, Any]:
+    """Which of `shape.matmuls()` torchao multiplies in FP8; none but under precision fp8."""
+    if precision != "fp8" or backend == "transformer_engine":
+        return dict.fromkeys(shape.matmuls(), False)
+    return {
+        name: computes_in_fp8(k, n, seq_len=seq_len, layer_filter=layer_filter or "auto")
+        for name, (k, n) in shape.matmuls().items()
+    }
+
+
+def layer_bytes_per_token(shape: Shape, *, width: int, in_fp8: Mapping[str, Any]) -> int:
+    """What a compiled layer keeps of a token for its backward pass. `width`: bytes of a number that a matmul makes."""
+    d, h, kv, f = shape.d_model, shape.n_heads, shape.n_kv_heads, shape.ffn_hidden
+    heads = 3 * h + 3 * kv if width == 2 else 4 * h + 2 * h * (h == kv)
+    made_again: int = d * in_fp8["qkv"] + d * in_fp8["gate and up"] + f * in_fp8["down"]
+    return 4 * d + 8 + width * (3 * d + heads * shape.head_dim + 3 * f - made_again) + 4 * h
 
 
 def head_bytes(shape: Shape, *, width: int, tokens: int) -> int:
@@ -166,4 +201,5 @@ def head_bytes(shape: Shape, *, width: int, tokens: int) -> int:
 
     `width`: bytes of a logit as the matmul makes it.
     """
-    return 2 * width * shape.vocab_size * tokens
+    d, vocab_size = shape.d_model, shape.vocab_size
+    return (width * (vocab_size + d) + 4 * d + 4) * tokens + width * vocab_size * d

@@ -174,6 +174,8 @@ def memory_of_all(shape: Shape, settings: TrialSettings, batch_size: int) -> Col
             batch_size=batch_size,
             seq_len=settings.fields["seq_len"],
             optimizer=settings.fields["optimizer"]["name"],
+            fp8_backend=settings.fields["fp8_backend"],
+            fp8_filter=settings.fields["fp8_filter"],
         )
 
     return cast("Column", bytes_of(exact_columns(shape, bytes_of)))

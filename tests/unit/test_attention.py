@@ -4,9 +4,19 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model import attention
-from model.attention import CHUNKS, FEWEST_POSITIONS, KEYS_AT_A_TIME, attention_in_chunks, causal_attention
+from model.attention import (
+    CHUNKS,
+    FEWEST_POSITIONS,
+    KEYS_AT_A_TIME,
+    attention_in_chunks,
+    causal_attention,
+    fusible_on_cuda,
+    in_one_call,
+)
 from model.compile import forget_compiled
 
 CHUNKED = (FEWEST_POSITIONS, 300, KEYS_AT_A_TIME)
@@ -90,3 +100,38 @@ def test_no_chunk_reads_keys_beyond_its_end(T, monkeypatch):
 def test_the_operator_is_what_it_says_to_the_compiler(dtype):
     qkv = [one.detach().to(dtype).requires_grad_() for one in inputs(FEWEST_POSITIONS)]
     torch.library.opcheck(attention_in_chunks, (*qkv, CHUNKS))
+
+
+def seen_on_cuda(dtype, *, heads, kv_heads, monkeypatch):
+    """What scaled_dot_product_attention is given where q, k and v are a CUDA device's; nothing is computed."""
+    calls = []
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda q, k, v, **settings: calls.append((q, k, v, settings)) or q
+    )
+    with FakeTensorMode():
+        q, k, v = (torch.empty(2, n, 512, 16, device="cuda", dtype=dtype) for n in (heads, kv_heads, kv_heads))
+        causal_attention(q, k, v)
+    ((q, k, v, settings),) = calls
+    return q.shape[1], k.shape[1], v.shape[1], settings["enable_gqa"], settings["is_causal"]
+
+
+def test_on_cuda_fp32_has_no_grouped_queries(monkeypatch):
+    """No fused kernel takes them there: flash and cuDNN need half types, the memory-efficient one as many heads."""
+    for kv_heads in (1, 2, 4):
+        found = seen_on_cuda(torch.float32, heads=4, kv_heads=kv_heads, monkeypatch=monkeypatch)
+        assert found == (4, 4, 4, False, True)
+    found = seen_on_cuda(torch.bfloat16, heads=4, kv_heads=2, monkeypatch=monkeypatch)
+    assert found == (4, 2, 2, True, True)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 1), (2, 2)])
+def test_what_cuda_does_in_fp32_is_grouped_attention(heads, kv_heads):
+    q, k, v = inputs(24, heads=heads, kv_heads=kv_heads)
+    outer = torch.randn(2, heads, 24, 16, generator=torch.Generator().manual_seed(1))
+    exact = definition(q, k, v)
+    found = in_one_call(q, *fusible_on_cuda(q, k, v))
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+    wanted = torch.autograd.grad(exact, (q, k, v), outer.double())
+    for own, other in zip(torch.autograd.grad(found, (q, k, v), outer), wanted, strict=True):
+        assert own.shape == other.shape
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)

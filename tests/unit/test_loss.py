@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model import loss as losses
 from model.compile import compiled_graphs, forget_compiled
@@ -68,7 +69,7 @@ def test_chunks_of_any_size_make_the_same_loss(rows, width, vocab_size, seed, sp
     loss = losses.ChunkedLoss(compiled=False)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(losses, "FEWEST_ROWS", 1)
-        patched.setattr(losses, "CHUNK_LOGITS", vocab_size * 4)
+        patched.setitem(losses.CHUNK_LOGITS, "cpu", vocab_size * 4)
         found = value_and_gradients(loss, x, weight, targets)
         alone = loss(x, weight, targets)
     exact = reference(x, weight, targets)
@@ -145,3 +146,23 @@ def test_each_type_of_device_has_a_variant_that_exists():
         assert name in VARIANTS
     with pytest.raises(KeyError):
         losses.LOSS_ON["abacus"]
+
+
+def test_a_loss_that_does_not_exist_is_refused():
+    for compiled in (False, True):
+        with pytest.raises(ValueError, match="there is no loss 'linear', only full and chunked"):
+            losses.make_loss("linear", compiled=compiled)
+
+
+@pytest.mark.parametrize(
+    ("device", "vocab_size", "rows", "wanted"),
+    [
+        ("cpu", 32768, 32768, (64, 512)), ("cpu", 4096, 4096, (8, 512)), ("cpu", 256, 2**14, (2, 8192)),
+        ("cuda", 32768, 32768, (4, 8192)), ("cuda", 50257, 32768, (8, 4096)), ("cuda", 32768, 4096, (1, 4096)),
+    ],
+)  # fmt: skip
+def test_chunks_are_as_large_as_the_device_likes_them(device, vocab_size, rows, wanted):
+    with FakeTensorMode():
+        x, weight = (torch.empty(count, 8, device=device) for count in (rows, vocab_size))
+        starts, most = losses._chunks(x, weight)
+    assert (len(starts), most) == wanted

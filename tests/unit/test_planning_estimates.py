@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from model.shape import Shape
 from sweeper.lines import event_record
-from sweeper.planning.estimates import Calibration, assumed, calibrate, memory_bytes
+from sweeper.planning.estimates import Calibration, assumed, calibrate, layer_bytes_per_token, memory_bytes
 from sweeper.records import Config, Execution, Final, Job, Optimizer, Recipe
 
 SHAPE = Shape(
@@ -25,15 +26,33 @@ FLOPS_PER_TOKEN = 638_976
 
 
 def test_memory_by_hand():
-    # 90,432 parameters; a layer keeps per token 8·64 + 4·(2·64 + 12·16 + 4·128) + 4·4 = 3,856 B in fp32;
-    # the head 256·8 = 2,048 B; 2 sequences of 64.
+    # 90,432 parameters; a layer keeps per token 4·64 + 8 + 4·(3·64 + 4·4·16 + 3·128) + 4·4 = 3,608 B in fp32, where
+    # keys and values are repeated; the head 4·(256 + 64) + 4·64 + 4 = 1,540 B, and its weight's gradient of 256·64;
+    # 2 sequences of 64.
     state = 16 * 90_432
     fp32 = memory_bytes(SHAPE, precision="fp32", batch_size=2, seq_len=64)
-    assert fp32 == state + 128 * (2 * 3_856 + 2_048)
-    # bf16: 8·64 + 2·832 + 16 = 2,192 B, the head 256·4; copies of 2·36,864 + 16,384 weights in 2 B.
+    assert fp32 == state + 128 * (2 * 3_608 + 1_540) + 4 * 16_384
+    # bf16: 4·64 + 8 + 2·(3·64 + (3·4 + 3·2)·16 + 3·128) + 4·4 = 2,008 B, the head 2·320 + 260 = 900 B; copies of
+    # 2·36,864 + 16,384 weights in 2 B. FP8's filter keeps all of this small shape in bf16.
+    half = state + 2 * 90_112 + 128 * (2 * 2_008 + 900) + 2 * 16_384
     for precision in ("bf16", "fp8"):
-        half = memory_bytes(SHAPE, precision=precision, batch_size=2, seq_len=64)
-        assert half == state + 2 * 90_112 + 128 * (2 * 2_192 + 1_024)
+        assert memory_bytes(SHAPE, precision=precision, batch_size=2, seq_len=64) == half
+    # All in FP8: 2·(64 + 64 + 128) B less, and the head's weights alone are copied.
+    fp8 = partial(memory_bytes, SHAPE, precision="fp8", fp8_filter="none")
+    assert fp8(batch_size=2, seq_len=64) == half - 128 * 2 * 512 - 2 * 2 * 36_864
+    # Sequences that aren't aligned stay in bf16, and so does what isn't known of the other backend.
+    unaligned = memory_bytes(SHAPE, precision="bf16", batch_size=1, seq_len=72)
+    assert fp8(batch_size=1, seq_len=72) == unaligned
+    assert fp8(batch_size=2, seq_len=64, fp8_backend="transformer_engine") == half
+
+
+def test_without_grouped_queries_fp32_keeps_what_bf16_keeps_twice_as_wide():
+    alone = replace(SHAPE, n_kv_heads=4)
+    layers = [
+        layer_bytes_per_token(alone, width=width, in_fp8=dict.fromkeys(alone.matmuls(), False)) for width in (2, 4)
+    ]
+    # 2·(3·64 + 24·16 + 3·128) beside 4·64 + 8 + 4·4.
+    assert layers == [280 + 2 * 960, 280 + 4 * 960]
 
 
 def test_time_by_hand():
