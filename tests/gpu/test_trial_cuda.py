@@ -114,8 +114,8 @@ def test_a_step_never_waits_for_the_device(chain):
     run = job(chain, precision="bf16")
     training = Training(job=run, device=torch.device("cuda", 0), batches=iter([(inputs, inputs)] * 4))
     training.step()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         training.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
