@@ -105,6 +105,11 @@ class Surroundings:
             self._counts = True
             measuring.reset_peak_memory(self._device)
 
+    def start_new_peak(self) -> None:
+        """Forget the peak so far: what comes now is another training, and the job's record is of that one."""
+        self._peak_before = None
+        measuring.reset_peak_memory(self._device)
+
     def _peak_so_far(self) -> int | None:
         now = measuring.peak_memory_bytes(self._device)
         return now if now is None or self._peak_before is None else max(now, self._peak_before)

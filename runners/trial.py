@@ -13,7 +13,6 @@ from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from model.compile import forget_compiled
 from runners import between_jobs, branches, measuring, reference
 from runners.clock import Clock
 from runners.data.dataset import Batch, Dataset, epochs, held_out_batches, held_out_bytes_per_token, train_batches
@@ -244,14 +243,18 @@ class _Run:
         return Branch(fraction=fraction, tokens=tokens, val_loss=loss, val_bpb=bpb, train_seconds=seconds)
 
     def start_again_in_bf16(self, dataset: Dataset) -> None:
-        """Let go of the FP8 training; its steps weren't useful, so their seconds are booked to timing."""
+        """Give the FP8 training's memory back, and begin anew, also the count of its peak.
+
+        Its steps weren't useful, so their seconds are booked to timing.
+        """
         lost = next((step for step, loss in enumerate(self.curve, start=1) if not math.isfinite(loss)), len(self.curve))
         self.notes.append(f"FP8 gave NaN at step {lost}; trained again in bf16")
         self.book_first_step(0.0)
         for part in ("train", "evaluate", "branches"):
             self.clock.move(part, "timing")
         self.drop_training()
-        forget_compiled()
+        between_jobs.give_back(self.device)
+        self.surroundings.start_new_peak()
         self.curve, self.branches, self.windows, self.began_at = [], [], [], 0
         self.environment.pop("resumed", None)
         self.job = replace(self.job, resolved=replace(self.job.resolved, precision="bf16"))
