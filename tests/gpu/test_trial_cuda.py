@@ -80,6 +80,23 @@ def test_nothing_of_a_trial_stays_on_the_card_not_even_the_workspaces_of_its_mat
     assert ends[2].peak_memory_bytes == pytest.approx(ends[0].peak_memory_bytes, rel=0.02)
 
 
+def test_after_a_nan_under_fp8_the_peak_is_that_of_bf16_alone(chain, monkeypatch):
+    shape = {"n_layers": 4, "d_model": 1024, "head_dim": 64, "n_kv_heads": 4, "ffn_hidden": 4096}
+    common = {"shape": shape, "compile": True, "steps": 20}
+    *_, bf16 = run_job(job(chain, precision="bf16", **common))
+    real = Training.step
+
+    def loses(training):
+        real(training)
+        if training.report.name == "fp8" and training.step_index == 5:
+            training.losses[-1] = training.losses[-1] * float("nan")
+
+    monkeypatch.setattr(Training, "step", loses)
+    *_, again = run_job(job(chain, fp8_backend="torchao", **UNFILTERED, **common))
+    assert again.environment["precision"]["name"] == "bf16"
+    assert again.peak_memory_bytes == pytest.approx(bf16.peak_memory_bytes, rel=0.05)
+
+
 def test_out_of_memory_is_a_result(chain):
     shape = {"d_model": 2**16, "head_dim": 2**10, "n_kv_heads": 64, "ffn_hidden": 2**18, "n_layers": 4}
     *_, last = run_job(job(chain, shape=shape, precision="bf16"))
@@ -88,14 +105,19 @@ def test_out_of_memory_is_a_result(chain):
 
 
 def test_a_cap_on_memory_stands_for_a_smaller_card(chain):
-    """From none to a cap below what the training needs, and back: the same training fits, doesn't, and fits."""
+    """From none to a cap below what the training needs, and back: the same training fits, doesn't, and fits.
+
+    Its states take 1 GB, its activations about 10: below the cap there is room for the context and the states alone.
+    """
     shape = {"n_layers": 4, "d_model": 1024, "head_dim": 64, "n_kv_heads": 4, "ffn_hidden": 4096}
-    run = job(chain, shape=shape, steps=12, precision="bf16", compile=True)
+    sizes = {"seq_len": 1024, "batch_size": 64, "tokens_per_step": 64 * 1024}
+    run = job(chain, shape=shape, steps=12, precision="bf16", compile=True, **sizes)
     *_, free = run_job(run)
-    capped = replace(run, memory_bytes=free.peak_memory_bytes // 2)
+    capped = replace(run, memory_bytes=4 * 2**30)
+    assert free.peak_memory_bytes > 1.5 * capped.memory_bytes
     *_, out = run_job(capped)
     assert (free.status, out.status) == ("ok", "out_of_memory")
-    assert 0 < out.environment["out_of_memory"]["allowed_bytes"] <= capped.memory_bytes
+    assert 2 * 2**30 < out.environment["out_of_memory"]["allowed_bytes"] <= capped.memory_bytes
     assert out.peak_memory_bytes <= capped.memory_bytes
     *_, again = run_job(replace(run, memory_bytes=None))
     assert again.status == "ok"
