@@ -129,7 +129,6 @@ def main() -> None:
 
 def _sweeper(task: Task, device: Any) -> tuple[Callable[[], None], int]:
     from model.shape import derive
-    from runners.attention import preferred
     from runners.data.dataset import open_data, train_batches
     from runners.host_memory import keep_freed_memory
     from runners.training import Training
@@ -153,8 +152,7 @@ def _sweeper(task: Task, device: Any) -> tuple[Callable[[], None], int]:
     training = Training(job=job, device=device, batches=batches)
 
     def step() -> None:
-        with preferred(device):
-            training.step()
+        training.step()
         training.losses.clear()
 
     return step, shape.params.total

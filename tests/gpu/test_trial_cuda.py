@@ -123,15 +123,28 @@ def test_a_cap_on_memory_stands_for_a_smaller_card(chain):
     assert again.status == "ok"
 
 
-def test_the_record_tells_the_devices_state_and_kernels(chain):
-    environment = outcome(chain, precision="bf16").environment
-    state = environment["device_state"]
+def test_the_record_tells_the_devices_state(chain):
+    state = outcome(chain, precision="bf16").environment["device_state"]
     assert state is not None
     assert state["other_processes"] == 0
     assert state["clocks_mhz"]["sm"] > 100
     assert 0 < state["temperature_c"] < 120
-    first = torch.cuda.get_device_capability()[0] == 9
-    assert environment["attention"] == ("cudnn_attention" if first else "flash_attention")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_record_tells_the_attention_kernel_that_runs(chain, precision):
+    """Against what a profiler sees of a training's own step; grouped queries, at the lengths that trials have."""
+    shape = {"n_layers": 1, "d_model": 256, "head_dim": 64, "n_kv_heads": 2, "ffn_hidden": 704}
+    run = job(chain, shape=shape, precision=precision, seq_len=1024, tokens_per_step=8192, steps=2)
+    *_, last = run_job(run)
+    inputs = torch.randint(0, 16, (8, 1024), device="cuda")
+    training = Training(job=run, device=torch.device("cuda", 0), batches=iter([(inputs, inputs)]))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        training.step()
+    names = {event.key for event in profiler.key_averages() if "scaled_dot_product_" in event.key}
+    kernel = last.environment["attention"]
+    operator = "attention_math" if kernel == "math" else kernel
+    assert f"aten::_scaled_dot_product_{operator}" in names
 
 
 def test_a_step_never_waits_for_the_device(chain):
