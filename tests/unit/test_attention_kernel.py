@@ -25,4 +25,3 @@ def test_the_kernel_is_the_one_that_torch_is_told_to_take(backend, name):
 
 def test_the_models_own_operator_is_named_where_it_takes_that():
     assert (named(255, torch.float32), named(256, torch.float32)) == ("flash_attention", "attention_in_chunks")
-

@@ -1,4 +1,4 @@
-"""Warnings that torch gives on CUDA alone: errors in tests, they would end the tests of a device in their first case."""
+"""Warnings that torch gives on CUDA alone: as errors they would end the tests of a device in their first case."""
 
 import warnings
 
