@@ -17,6 +17,7 @@ from runners import between_jobs, branches, measuring, reference
 from runners.clock import Clock
 from runners.data.dataset import Batch, Dataset, epochs, held_out_batches, held_out_bytes_per_token, train_batches
 from runners.device_state import DeviceInUse
+from runners.host_memory import NoHostMemory
 from runners.speeds import MIN_WINDOWS
 from runners.surroundings import Surroundings
 from runners.training import Training, evaluate
@@ -34,11 +35,11 @@ PROBE_WINDOW_SECONDS = 0.5
 
 
 def run_job(job: Job, *, checkpoints: Checkpoints | None = None) -> Iterator[Event]:
-    """The events of a job: rungs, then one Final (train) or one Speed (speed). Out of memory is an outcome.
+    """The events of a job: rungs, then one Final (train) or one Speed (speed). A device out of memory is an outcome.
 
     A study's trials are short and leave no `checkpoints`. After a loss under FP8 that isn't finite, the rungs begin
-    anew: the job is trained again in bf16. Raises DeviceInUse where others use the device and the job doesn't allow it.
-    Where the reference config is due, it is measured first.
+    anew: the job is trained again in bf16. Raises DeviceInUse where others use the device and the job doesn't allow it,
+    NoHostMemory where the host has none for its batches. Where the reference config is due, it is measured first.
     """
     before = reference.look(job, run_job)
     run = _Run(job, checkpoints)
@@ -46,7 +47,7 @@ def run_job(job: Job, *, checkpoints: Checkpoints | None = None) -> Iterator[Eve
     try:
         ending = (yield from run.train()) if job.kind == "train" else run.probe()
     except (RuntimeError, MemoryError) as error:
-        if not measuring.is_out_of_memory(error):
+        if not measuring.is_out_of_memory(error, run.device):
             raise
         run.surroundings.note_boundary(error)
         ending = _Ending(status="out_of_memory")
@@ -235,7 +236,7 @@ class _Run:
             if not all(map(math.isfinite, [*losses, loss])) or self.is_worse_than_uniform(loss):
                 self.notes.append(f"{_named(fraction)} diverged")
                 loss = bpb = None
-        except branches.NoHostMemory as error:
+        except NoHostMemory as error:
             self.notes.append(f"{_named(fraction)} wasn't taken: {error}")
         finally:
             batches.close()
