@@ -148,9 +148,9 @@ def test_the_record_tells_the_attention_kernel_that_runs(chain, precision):
 
 
 def test_a_step_never_waits_for_the_device(chain):
+    training = Training(job=job(chain, precision="bf16"), device=torch.device("cuda", 0), batches=iter([]))
     inputs = torch.randint(0, 16, (8, 64), device="cuda")
-    run = job(chain, precision="bf16")
-    training = Training(job=run, device=torch.device("cuda", 0), batches=iter([(inputs, inputs)] * 4))
+    training.batches = iter([(inputs, inputs)] * 4)
     training.step()
     try:
         torch.cuda.set_sync_debug_mode("error")
