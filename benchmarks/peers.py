@@ -146,7 +146,6 @@ def attends_in_full(graph: Any) -> bool:
 
 def _sweeper(task: Task, device: Any) -> Built:
     from model.shape import derive
-    from runners.attention import preferred
     from runners.data.dataset import open_data, train_batches
     from runners.host_memory import keep_freed_memory
     from runners.training import Training
@@ -170,8 +169,7 @@ def _sweeper(task: Task, device: Any) -> Built:
     training = Training(job=job, device=device, batches=batches)
 
     def step() -> None:
-        with preferred(device):
-            training.step()
+        training.step()
         training.losses.clear()
 
     return step, {"params": shape.params.total}

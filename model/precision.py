@@ -11,7 +11,10 @@ isn't aligned stays out anyway, and fast accumulation in the forward product alo
 
 Constraint: all three of a matmul's dimensions must be multiples of 16, K inputs and N outputs, and the tokens, over
 which the weight's gradient sums (torch's `_scaled_mm` and cuBLASLt both ask for it). Of the tokens the sequence length
-is looked at, not the micro-batch, because a trial's numerics must not depend on its micro-batch.
+is looked at, not the micro-batch, so that which matmuls are converted doesn't depend on it.
+
+A scale of activations or gradients spans the micro-batch. So under FP8, and there alone, the loss depends on the
+micro-batch: by a part of FP8's own rounding.
 
 Without hardware support (CUDA capability ≥ 8.9) torchao emulates: operands are rounded to FP8 and multiplied in fp32.
 Those numerics are real, the speed is not; and on a CPU torchao doesn't see autocast, so that operands are rounded from

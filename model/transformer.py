@@ -7,6 +7,8 @@ rotation by halves), with the q, k, v and the gate, up projections fused; a para
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -153,9 +155,18 @@ class Transformer(nn.Module):
         """Mean cross-entropy of `targets_BT` (B, T), nats per token."""
         return self.head.loss(self.hidden(tokens_BT), targets_BT)
 
-    def loss_value(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """The same for who doesn't differentiate it; with gradients enabled, through the graphs of training."""
-        return self.head.loss_value(self.hidden(tokens_BT), targets_BT)
+    def loss_value(self, tokens_BT: Tensor, targets_BT: Tensor, *, first: int | None = None) -> Tensor:
+        """The same for who doesn't differentiate it; with gradients enabled, through the graphs of training.
+
+        Of the `first` sequences alone where that is given, in fp64: the rest fill up a batch to the size that those
+        graphs are for. To the head they are zero, where every token has probability 1/V and costs ln V.
+        """
+        x_BTD, B = self.hidden(tokens_BT), len(tokens_BT)
+        if first is None or first == B:
+            return self.head.loss_value(x_BTD, targets_BT)
+        x_BTD = torch.cat((x_BTD[:first], torch.zeros_like(x_BTD[first:])))
+        mean = self.head.loss_value(x_BTD, targets_BT).double()
+        return (mean * B - (B - first) * math.log(self.shape.vocab_size)) / first
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 
 import torch
 
@@ -21,9 +22,37 @@ def tensors_before(device: torch.device) -> tuple[int, int]:
     """Bytes of tensors alive now, when a job starts, and when this process started its first on such a device."""
     if device.type not in _alive:
         gc.collect()
+        _drop_workspaces(device)
         _alive[device.type] = tensor_bytes(device)
     before = _alive.pop(device.type)
     return before, _baseline.setdefault(device.type, before)
+
+
+def give_back(device: torch.device) -> None:
+    """Give the memory back of all that nothing refers to any more, also of what `gc.freeze` kept from being collected.
+
+    What has been compiled is forgotten: its guards, and cycles through them, hold on to the modules compiled.
+    """
+    forget_compiled()
+    gc.unfreeze()
+    gc.collect()
+    _drop_workspaces(device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return_freed_memory()
+
+
+def _drop_workspaces(device: torch.device) -> None:
+    """Let go of the workspaces that matmuls have left in the allocator, which neither collecting nor emptying frees.
+
+    cuBLAS keeps one for each thread with a handle, 32 MiB on Hopper; transformer-engine has one more. The next matmul
+    takes them anew, so that every job, and not the first alone, counts its own.
+    """
+    if device.type != "cuda":
+        return
+    torch._C._cuda_clearCublasWorkspaces()
+    if engine := sys.modules.get("transformer_engine.pytorch.cpp_extensions.gemm"):
+        engine.get_cublas_workspace.cache_clear()
 
 
 def clear_up(device: torch.device, *, ended: bool) -> int | None:
@@ -31,12 +60,7 @@ def clear_up(device: torch.device, *, ended: bool) -> int | None:
 
     Unless the job has `ended` by itself, something still refers to what it held: then nothing is counted.
     """
-    forget_compiled()
-    gc.unfreeze()
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return_freed_memory()
+    give_back(device)
     if not ended:
         return None
     _alive[device.type] = tensor_bytes(device)

@@ -15,15 +15,12 @@ import torch
 from torch import Tensor
 
 from runners.data.dataset import Batch
+from runners.host_memory import NoHostMemory
 from runners.training import Training
 from sweeper.records import Job
 from sweeper.schedule import Schedule
 
 _ALIGNED = 64
-
-
-class NoHostMemory(Exception):
-    """The host has no memory for a copy of a training's state."""
 
 
 def planned(job: Job, trunk: Schedule) -> list[tuple[float, Schedule]]:

@@ -1,4 +1,7 @@
-"""How this process deals with the host's memory: glibc's allocator, set by `mallopt`. Elsewhere nothing happens."""
+"""How this process deals with the host's memory: glibc's allocator, set by `mallopt`. Elsewhere nothing happens.
+
+Also how errors say that there was no memory, be it the host's or a device's.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,22 @@ import ctypes
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 _KEPT_BYTES = 2**31 - 1
+_HOST_ALLOCATOR = "DefaultCPUAllocator"
+_SIGNS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+
+
+class NoHostMemory(Exception):
+    """The host has no memory for what a job keeps there, beside a device that may have plenty."""
+
+
+def says_no_memory(error: BaseException) -> bool:
+    """Whether a library's error says that there was no memory, wherever."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+def is_the_hosts(error: BaseException) -> bool:
+    """Whether an error that says so is of the host's memory: Python's own, or one of torch's allocator there."""
+    return isinstance(error, MemoryError) or _HOST_ALLOCATOR in str(error)
 
 
 def keep_freed_memory() -> bool:

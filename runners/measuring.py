@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from runners import stack
+from runners.host_memory import is_the_hosts, says_no_memory
 
 WARM_UP_STEPS = 10
 SHORTEST_LOOK = 0.2
@@ -125,12 +126,14 @@ def peak_memory_bytes(device: torch.device) -> int | None:
     return None
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the device or the host had no memory left for the job."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    signs = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+def is_out_of_memory(error: BaseException, device: torch.device) -> bool:
+    """Whether an error means that `device` had no memory left for the job. A CPU's is the host's.
+
+    On a CUDA machine an error of the host's memory says nothing of the device, and is a failure as any other.
+    """
+    if device.type == "cuda" and is_the_hosts(error):
+        return False
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or says_no_memory(error)
 
 
 def rounded(seconds: Mapping[str, float]) -> dict[str, float]:

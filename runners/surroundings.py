@@ -30,7 +30,6 @@ class Surroundings:
         self.notes: list[str] = []
         self._states: list[device_state.DeviceState] = []
         self._load: measuring.OtherLoad | None = None
-        self._settings = contextlib.ExitStack()
         if device.type == "cpu":
             keep_freed_memory()
         use_compile_cache(device)
@@ -62,7 +61,6 @@ class Surroundings:
         if not self._job.shared_ok:
             device_state.require_alone(self._watch)
         self._allowed = memory.cap_device(self._device, self._job.memory_bytes)
-        self._settings.enter_context(attention.preferred(self._device))
         self.environment["attention"] = attention.chosen(
             self._job.config.shape,
             seq_len=self._job.config.recipe.seq_len,
@@ -105,6 +103,11 @@ class Surroundings:
             self._counts = True
             measuring.reset_peak_memory(self._device)
 
+    def start_new_peak(self) -> None:
+        """Forget the peak so far: what comes now is another training, and the job's record is of that one."""
+        self._peak_before = None
+        measuring.reset_peak_memory(self._device)
+
     def _peak_so_far(self) -> int | None:
         now = measuring.peak_memory_bytes(self._device)
         return now if now is None or self._peak_before is None else max(now, self._peak_before)
@@ -134,7 +137,6 @@ class Surroundings:
 
         A job that hasn't `ended` by itself leaves no record, and an exception may still refer to what it held.
         """
-        self._settings.close()
         self._peak_memory_bytes = self._peak_so_far()
         others = self._load.cores() if self._load and self._device.type == "cpu" else 0.0
         if others > LOADED_CORES:

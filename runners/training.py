@@ -105,18 +105,22 @@ class Training:
 def evaluate(training: Training, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, int]:
     """Mean loss in nats over all targets of `batches`, and their number.
 
-    Full batches go through the graphs that training compiled (gradients on, none taken): graphs without gradients
-    would have to be compiled first, which costs more than they save. A smaller last batch runs uncompiled. The device
-    is waited for once, at the end.
+    Everything goes through the graphs that training compiled (gradients on, none taken), at the size of a micro-batch:
+    graphs without gradients, or for a smaller last batch, would have to be compiled first, which costs more than they
+    save, and what isn't compiled takes more memory than the training had. A smaller batch is filled up with itself.
+    The device is waited for once, at the end.
     """
     total, count = torch.zeros((), dtype=torch.float64, device=training.device), 0
     for inputs_BT, targets_BT in batches:
-        whole = len(inputs_BT) == training.job.execution.batch_size
-        with (
-            torch.compiler.set_stance("default" if whole else "force_eager"),
-            torch.set_grad_enabled(whole),
-            training.autocast(),
-        ):
-            total += training.model.loss_value(inputs_BT, targets_BT).double() * targets_BT.numel()
+        each = (_filled(one, training.job.execution.batch_size) for one in (inputs_BT, targets_BT))
+        with training.autocast():
+            loss = training.model.loss_value(*each, first=len(inputs_BT))
+        total += loss.double() * targets_BT.numel()
         count += targets_BT.numel()
     return total.item() / count, count
+
+
+def _filled(tokens_BT: Tensor, batch_size: int) -> Tensor:
+    """(≤ batch_size, T) → (batch_size, T): the rows over and over."""
+    rows = len(tokens_BT)
+    return tokens_BT if rows == batch_size else tokens_BT.repeat(-(-batch_size // rows), 1)[:batch_size]

@@ -13,11 +13,11 @@ from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from model.compile import forget_compiled
 from runners import between_jobs, branches, measuring, reference
 from runners.clock import Clock
 from runners.data.dataset import Batch, Dataset, epochs, held_out_batches, held_out_bytes_per_token, train_batches
 from runners.device_state import DeviceInUse
+from runners.host_memory import NoHostMemory
 from runners.speeds import MIN_WINDOWS
 from runners.surroundings import Surroundings
 from runners.training import Training, evaluate
@@ -35,11 +35,11 @@ PROBE_WINDOW_SECONDS = 0.5
 
 
 def run_job(job: Job, *, checkpoints: Checkpoints | None = None) -> Iterator[Event]:
-    """The events of a job: rungs, then one Final (train) or one Speed (speed). Out of memory is an outcome.
+    """The events of a job: rungs, then one Final (train) or one Speed (speed). A device out of memory is an outcome.
 
     A study's trials are short and leave no `checkpoints`. After a loss under FP8 that isn't finite, the rungs begin
-    anew: the job is trained again in bf16. Raises DeviceInUse where others use the device and the job doesn't allow it.
-    Where the reference config is due, it is measured first.
+    anew: the job is trained again in bf16. Raises DeviceInUse where others use the device and the job doesn't allow it,
+    NoHostMemory where the host has none for its batches. Where the reference config is due, it is measured first.
     """
     before = reference.look(job, run_job)
     run = _Run(job, checkpoints)
@@ -47,7 +47,7 @@ def run_job(job: Job, *, checkpoints: Checkpoints | None = None) -> Iterator[Eve
     try:
         ending = (yield from run.train()) if job.kind == "train" else run.probe()
     except (RuntimeError, MemoryError) as error:
-        if not measuring.is_out_of_memory(error):
+        if not measuring.is_out_of_memory(error, run.device):
             raise
         run.surroundings.note_boundary(error)
         ending = _Ending(status="out_of_memory")
@@ -236,7 +236,7 @@ class _Run:
             if not all(map(math.isfinite, [*losses, loss])) or self.is_worse_than_uniform(loss):
                 self.notes.append(f"{_named(fraction)} diverged")
                 loss = bpb = None
-        except branches.NoHostMemory as error:
+        except NoHostMemory as error:
             self.notes.append(f"{_named(fraction)} wasn't taken: {error}")
         finally:
             batches.close()
@@ -244,14 +244,18 @@ class _Run:
         return Branch(fraction=fraction, tokens=tokens, val_loss=loss, val_bpb=bpb, train_seconds=seconds)
 
     def start_again_in_bf16(self, dataset: Dataset) -> None:
-        """Let go of the FP8 training; its steps weren't useful, so their seconds are booked to timing."""
+        """Give the FP8 training's memory back, and begin anew, also the count of its peak.
+
+        Its steps weren't useful, so their seconds are booked to timing.
+        """
         lost = next((step for step, loss in enumerate(self.curve, start=1) if not math.isfinite(loss)), len(self.curve))
         self.notes.append(f"FP8 gave NaN at step {lost}; trained again in bf16")
         self.book_first_step(0.0)
         for part in ("train", "evaluate", "branches"):
             self.clock.move(part, "timing")
         self.drop_training()
-        forget_compiled()
+        between_jobs.give_back(self.device)
+        self.surroundings.start_new_peak()
         self.curve, self.branches, self.windows, self.began_at = [], [], [], 0
         self.environment.pop("resumed", None)
         self.job = replace(self.job, resolved=replace(self.job.resolved, precision="bf16"))

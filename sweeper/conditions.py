@@ -13,8 +13,8 @@ POWER_CAP = "power cap"
 
 
 def precision_doubts(m: Measured, names: Mapping[str, str]) -> list[str]:
-    """Where bf16 stands in for FP8, where trials of a config were resolved differently, where nothing is in FP8."""
-    return [*_retried(m, names), *_apart(m, names), *_nothing_converted(m)]
+    """Where bf16 stands in for FP8, trials of a config differ in how they came to be run, or nothing is in FP8."""
+    return [*_retried(m, names), *_apart(m, names), *_at_several_micro_batches(m, names), *_nothing_converted(m)]
 
 
 def _retried(m: Measured, names: Mapping[str, str]) -> list[str]:
@@ -59,6 +59,24 @@ def _trials(records: Sequence[Record]) -> str:
 
 def _named(records: Sequence[Record], names: Mapping[str, str]) -> str:
     return listed(list(dict.fromkeys(names.get(r["config_id"], r["config_id"]) for r in records)))
+
+
+def _at_several_micro_batches(m: Measured, names: Mapping[str, str]) -> list[str]:
+    """Configs in FP8 whose trials had different micro-batches, over which FP8's scales span."""
+    sizes: dict[str, set[int]] = {}
+    reports = [(r, r["environment"].get("precision") or {}) for r in m.trials]
+    in_fp8 = [r for r, report in reports if report.get("name") == "fp8" and report.get("converted")]
+    for record in in_fp8:
+        sizes.setdefault(record["config_id"], set()).add(record["execution"]["batch_size"])
+    several = [r for r in in_fp8 if len(sizes[r["config_id"]]) > 1]
+    if not several:
+        return []
+    found = sorted(set().union(*(sizes[r["config_id"]] for r in several)))
+    return [
+        f"{_trials(several)} of {_named(several, names)} computed in FP8 at different micro-batches "
+        f"({listed(list(map(str, found)))}): a scale spans the micro-batch there, so their losses differ slightly by "
+        "that too. One `batch_size` trains all alike."
+    ]
 
 
 def _nothing_converted(m: Measured) -> list[str]:

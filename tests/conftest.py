@@ -26,6 +26,21 @@ def pytest_xdist_auto_num_workers():
     return min(4, len(os.sched_getaffinity(0)) * 2)
 
 
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests run in one worker, and so do all tests of a CUDA device, which isn't timed while others use it.
+
+    A worker that has run one keeps a context there until it ends.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneDevice(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            scope = super()._split_scope(nodeid)
+            return "tests/gpu" if scope.startswith("tests/gpu/") else scope
+
+    return OneDevice(config, log)
+
+
 @pytest.fixture(autouse=True)
 def _own_tracking(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

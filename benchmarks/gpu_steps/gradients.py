@@ -16,7 +16,6 @@ from gpu_steps.rows import Rows
 from model.compile import forget_compiled
 from model.loss import make_loss
 from model.shape import Shape, derive
-from runners import attention
 from runners.training import Training
 
 LOSS_LIMITS = {"fp32": 1e-4, "bf16": 1e-2}
@@ -105,10 +104,9 @@ def _model_row(
     training = Training(job=job, device=bench.device, batches=iter([]))
     if not exact:
         exact |= exact_gradients(training.model, derive(shape), batch, seq_len)
-    with attention.preferred(bench.device):
-        with training.autocast():
-            loss = training.model.loss(*batch)
-        loss.backward()
+    with training.autocast():
+        loss = training.model.loss(*batch)
+    loss.backward()
     found = {name: parameter.grad for name, parameter in training.model.named_parameters()}
     errors = {name: relative_error(gradient, exact[name]) for name, gradient in found.items()}
     worst = max(errors, key=lambda name: errors[name])

@@ -24,7 +24,6 @@ from gpu_steps.rows import Rows, Unavailable
 from gpu_steps.speed import best_micro_batch
 from model.compile import forget_compiled
 from model.shape import derive
-from runners.attention import preferred
 from runners.data.dataset import open_data, train_batches
 from runners.measuring import synchronise
 from runners.training import Training
@@ -68,7 +67,7 @@ def _profile(bench: Bench, precision: str) -> dict[str, Any]:
                             seq_len=job.config.recipe.seq_len, device=bench.device)  # fmt: skip
     on_device = bench.device.type == "cuda"
     activities = [ProfilerActivity.CUDA if on_device else ProfilerActivity.CPU]
-    with preferred(bench.device), contextlib.closing(batches):
+    with contextlib.closing(batches):
         training = Training(job=job, device=bench.device, batches=batches)
         training.timed_steps(WARM_UP_STEPS)
         alone_s = training.timed_steps(PROFILED_STEPS) / PROFILED_STEPS
@@ -140,9 +139,9 @@ def losses(rows: Rows) -> None:
 
 
 def attention(rows: Rows) -> None:
-    """Forward and backward as trials run it, as torch would choose by itself, and by each backend."""
+    """Forward and backward as trials run it, by the kernel that torch chooses, and by each backend."""
     bench = Bench(rows)
-    settings = {"as in trials": lambda: preferred(bench.device), "torch's choice": contextlib.nullcontext}
+    settings = {"as in trials": contextlib.nullcontext}
     settings |= {name: partial(sdpa_kernel, backend) for name, backend in BACKENDS.items()}
     for name, setting in settings.items():
         rows.add(name, partial(_timed_attention, bench, setting))

@@ -21,6 +21,7 @@ import torch
 from runners.data.corpus import Summary, open_corpus
 from runners.data.shards import Span, check_tokens, count_tokens, find_shards, is_shards
 from runners.data.tokens import encode_corpus
+from runners.host_memory import NoHostMemory, says_no_memory
 from sweeper.errors import DataError
 
 PREFETCH = 4
@@ -167,7 +168,8 @@ def train_batches(
     """Endless (inputs, targets) of a seed: int64 (batch_size, seq_len) each, on `device`.
 
     The first `skip` sequences are left out. A background thread assembles the next batches; closing the generator
-    (or dropping it) ends the thread. DataError at once where the train side is shorter than one window.
+    (or dropping it) ends the thread. DataError at once where the train side is shorter than one window. On CUDA the
+    batches raise NoHostMemory where none can be pinned.
     """
     starts = window_starts(dataset, seed=seed, seq_len=seq_len, skip=skip)
     first = next(starts)
@@ -226,6 +228,20 @@ def _on_device(batch: Batch, device: torch.device) -> Batch:
     return inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
 
+def _pinned(batch: Batch) -> Batch:
+    """The batch in pinned memory: only from there copies to the device overlap with computing.
+
+    Raises NoHostMemory where there is none to pin, which the driver calls "CUDA error: out of memory" all the same.
+    """
+    try:
+        return batch[0].pin_memory(), batch[1].pin_memory()
+    except RuntimeError as error:
+        if not says_no_memory(error):
+            raise
+        size = sum(part.nbytes for part in batch)
+        raise NoHostMemory(f"{size:,} bytes of the host's memory can't be pinned for a batch: {error}") from error
+
+
 def _prefetched(batches: Iterator[Batch], device: torch.device) -> Generator[Batch]:
     ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=PREFETCH)
     ended = threading.Event()
@@ -234,8 +250,7 @@ def _prefetched(batches: Iterator[Batch], device: torch.device) -> Generator[Bat
         try:
             while not ended.is_set():
                 batch = next(batches)
-                # Copies to the device overlap with computing only from pinned memory.
-                ready.put((batch[0].pin_memory(), batch[1].pin_memory()) if device.type == "cuda" else batch)
+                ready.put(_pinned(batch) if device.type == "cuda" else batch)
         except BaseException as error:
             ready.put(error)
 

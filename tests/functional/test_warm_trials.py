@@ -1,13 +1,14 @@
 """What trials in one process leave each other, and what they do when their device isn't theirs alone."""
 
 import gc
+import weakref
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from trial_jobs import job, write_chain
 
-from runners import between_jobs, device_state, in_process, measuring, surroundings
+from runners import between_jobs, device_state, in_process, measuring, surroundings, trial
 from runners.memory import resident_bytes
 from runners.peaks import Peak
 from runners.training import Training
@@ -160,6 +161,35 @@ def test_a_nan_under_fp8_is_trained_again_in_bf16_with_the_same_seed(chain, brie
     assert tokens[begun:] == [rung.tokens for rung in list(run_job(job(chain, precision="bf16", seed=3)))[:-1]]
     assert outcome.seconds["timing"] > 0  # the steps of the lost training, none of which was useful
     assert bf16.seconds["timing"] == 0
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_nothing_of_a_training_lost_to_a_nan_lives_beside_the_next(chain, brief, monkeypatch, compile):
+    """Compiled blocks are in cycles that `gc.freeze` keeps from being collected."""
+    held, alive, peaks = [], [], []
+    real = trial._Run.build
+
+    def loses(training):
+        if training.job.precision == "fp8":
+            held.extend(map(weakref.ref, [training, training.model, *training.model.parameters()]))
+            held.extend(weakref.ref(value) for state in training.optimizer.state.values() for value in state.values())
+            peaks.append(9 * 2**30)
+        lose(training)
+
+    def builds(run, dataset):
+        alive.append(sum(one() is not None for one in held))
+        real(run, dataset)
+
+    monkeypatch.setattr(trial._Run, "build", builds)
+    monkeypatch.setattr(measuring, "reset_peak_memory", lambda device: peaks.__setitem__(slice(None), [2**30]))
+    monkeypatch.setattr(measuring, "peak_memory_bytes", lambda device: max(peaks))
+    plant(monkeypatch, at=20, happens=loses)
+    fp8 = {"precision": "fp8", "fp8_backend": "torchao", "fp8_filter": "none"}
+    outcome = last(job(chain, compile=compile, shape={"n_layers": 2}, **fp8))
+    assert outcome.environment["precision"]["name"] == "bf16"
+    assert len(held) > 20
+    assert alive == [0, 0]
+    assert outcome.peak_memory_bytes == 2**30
 
 
 def test_a_nan_under_bf16_too_is_diverged(chain, brief, monkeypatch):

@@ -240,6 +240,22 @@ def test_fp8_that_converted_nothing_is_said():
     assert "converted" not in doubts(config(1, 16), precision={**report, "name": "fp32"})
 
 
+def test_an_fp8_config_at_several_micro_batches_is_said():
+    """There a scale spans the micro-batch; in other precisions, and where nothing was converted, it's all the same."""
+
+    def said(*sizes, precision="fp8", converted=4):
+        points = plan([config(1, 16, precision=precision)], batch_sizes=sizes)
+        report = environment(precision={"name": precision, "converted": converted, "total": 8})
+        records = [final(points[s % len(points)], s, 1.5 + 0.01 * s, environment=report) for s in range(3)]
+        return [doubt for doubt in one_of(records, points[:1]).doubts if "micro-batch" in doubt]
+
+    assert said(4, 8) == [
+        "3 trials of d96 L1 f16 computed in FP8 at different micro-batches (4 and 8): a scale spans the micro-batch "
+        "there, so their losses differ slightly by that too. One `batch_size` trains all alike."
+    ]
+    assert said(4) == said(4, 8, precision="bf16", converted=0) == said(4, 8, converted=0) == []
+
+
 def test_a_shared_or_throttled_device_is_said():
     said = doubts(config(1, 16), device_state={"other_processes": 2, "throttle_reasons": ["sw_thermal_slowdown"]})
     assert "3 of 3 jobs were timed on a device that other processes used (up to 2 of them)" in said

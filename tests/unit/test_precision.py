@@ -132,6 +132,74 @@ def test_fp8_differs_from_bf16_by_rounding_only():
     assert 0.98 < agreement < 0.99999
 
 
+@pytest.fixture
+def _cudas_autocast(monkeypatch):
+    """torchao asks for CUDA's autocast alone; without a device torch wouldn't switch it on."""
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        yield
+
+
+@pytest.mark.usefixtures("_cudas_autocast")
+@pytest.mark.parametrize("compile", [False, True])
+def test_the_products_of_bf16_operands_and_fp32_weights_are_those_rounded_by_hand(compile):
+    """As on CUDA: x comes in bf16, the weight stays fp32, each keeps a scale of its own; products are bf16.
+
+    Compiled, x is rounded to FP8 from fp32, and what ends in fp32 is exact: the compiler leaves out bf16 between.
+    """
+    generator = torch.Generator().manual_seed(1)
+    model = model_of()
+    applied(model)
+    down = model.blocks[0].ffn.down
+    if compile:
+        down.compile(fullgraph=True, dynamic=False)
+    x = torch.randn(48, 160, generator=generator, requires_grad=True)
+    g = torch.randn(48, 64, generator=generator).bfloat16()
+    y = down(x)
+    y.backward(g)
+    rx = rounded(x.detach().bfloat16().float(), torch.float8_e4m3fn)
+    rw, rg = rounded(down.weight.detach(), torch.float8_e4m3fn), rounded(g.float(), torch.float8_e5m2)
+    assert (y.dtype, x.grad.dtype, down.weight.grad.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+    for ours, by_hand in ((y, rx @ rw.T), (x.grad, rg @ rw), (down.weight.grad, rg.T @ rx)):
+        error = torch.linalg.norm(ours.double() - by_hand) / torch.linalg.norm(by_hand)
+        assert error < (0.03 if compile else 2**-8)
+        assert compile or torch.equal(ours, ours.bfloat16().to(ours.dtype))
+
+
+@pytest.mark.usefixtures("_cudas_autocast")
+def test_under_cudas_autocast_fp8_differs_from_bf16_by_rounding_only():
+    tokens = torch.randint(0, 64, (2, 17), generator=torch.Generator().manual_seed(0))
+    losses, gradients = {}, {}
+    for name in ("bf16", "fp8"):
+        model = model_of()
+        precision.apply(model, name=name, device=CPU, layer_filter="none")
+        with precision.autocast(name=name, device=CPU):
+            loss = model.loss(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+        losses[name] = loss.item()
+        gradients[name] = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        assert gradients[name].dtype == torch.float32
+    assert losses["fp8"] == pytest.approx(losses["bf16"], rel=0.01)
+    assert losses["fp8"] != losses["bf16"]
+    assert 0.98 < torch.nn.functional.cosine_similarity(gradients["fp8"], gradients["bf16"], dim=0) < 0.99999
+
+
+def test_a_scale_spans_the_micro_batch():
+    """So under FP8 alone a sequence's result depends a little on those beside it."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 16, 160, generator=generator) * torch.tensor([1.0, 300.0])[:, None, None]
+    found = {}
+    for name in ("fp32", "fp8"):
+        model = model_of()
+        precision.apply(model, name=name, device=CPU, layer_filter="none")
+        down = model.blocks[0].ffn.down
+        with torch.no_grad():
+            found[name] = (down(x)[:1] - down(x[:1])).abs().max() / down(x[:1]).abs().max()
+    assert found["fp32"] < 1e-5
+    assert 1e-3 < found["fp8"] < 0.1
+
+
 def test_conversion_keeps_the_parameters_under_their_names():
     model = model_of()
     before = dict(model.named_parameters())
