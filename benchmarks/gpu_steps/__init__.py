@@ -85,6 +85,20 @@ STEPS = (
         seconds={"cuda": costs.speeds(len(CUDA.speed_precisions)) + costs.TRACE_S + 2, "cpu": 10},
     ),
     Step(
+        name="activations",
+        what="what a compiled layer and the head hold, against what a plan predicts",
+        function="gpu_steps.settled:activations",
+        # Four layers, and two heads, which aren't compiled ahead.
+        seconds={
+            "cuda": costs.wave(4, at_once=ahead.MOST_AT_ONCE)
+            + costs.PROCESS_S
+            + costs.TORCHAO_S
+            + costs.FIRST_TRACE_S
+            + 5 * costs.TRACE_S,
+            "cpu": 60,
+        },
+    ),
+    Step(
         name="presets",
         what="the guide's five presets in bf16 and FP8, at the guide's micro-batches, beside what was expected",
         function="gpu_steps.speed:presets",

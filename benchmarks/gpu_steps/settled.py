@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from gpu_steps import ahead
 from gpu_steps.jobs import Bench, figures, measured, outcome
 from gpu_steps.rows import Rows, Unavailable
+from gpu_steps.scale import SCALES
 from runners.memory import tensor_bytes
 
 JOBS = 3
@@ -22,6 +24,18 @@ def settled(rows: Rows) -> None:
     rows.add("memory beside the allocator", lambda: _beside(bench))
     rows.add("living bytes after each job", lambda: _living(bench))
     rows.add("fp32 with grouped queries", lambda: _grouped_in_fp32(bench))
+
+
+def activations(rows: Rows) -> None:
+    """What a layer and the head hold against the prediction; their kernels are compiled side by side first."""
+    from gpu_steps.activations import PRECISIONS, SEQUENCES
+    from gpu_steps.activations import activations as measure
+
+    scale = SCALES[rows.task.device]
+    if scale.compiled:
+        sizes = {"batch_size": SEQUENCES, "seq_len": scale.seq_len}
+        ahead.compile_ahead(rows, [ahead.Ahead(shape=scale.flagship, precision=one, **sizes) for one in PRECISIONS])
+    measure(rows)
 
 
 def _beside(bench: Bench) -> dict[str, Any]:

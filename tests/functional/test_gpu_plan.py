@@ -272,3 +272,50 @@ def test_a_peer_that_never_starts_or_lacks_a_package_leaves_the_others_running(c
     with pytest.raises(rows.Unavailable, match="transformers isn't installed"):
         rivals._first_answer(begun["dies"], time.monotonic(), running)
     assert list(running) == ["plain"]
+
+
+def test_kernels_compiled_ahead_for_one_layer_serve_a_deeper_model(tmp_path):
+    ahead, rows = module("gpu_steps.ahead"), module("gpu_steps.rows")
+    jobs, scale = module("gpu_steps.jobs"), module("gpu_steps.scale").CPU
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(BENCHMARKS)])}
+    task = rows.Task(device="cpu", device_name="x", folder=str(tmp_path), deadline=0, source="a", required=True,
+                     found=str(tmp_path / "found.json"))  # fmt: skip
+    found = rows.Rows(task)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", environment)
+        ahead.compile_ahead(found, ahead.first_jobs(scale))
+    ((label, row),) = found.rows.items()
+    assert label == "width 64, FFN 176, bf16, 8 × 64"
+    assert row["status"] == "ok"
+    deeper = jobs.Bench(found).job({**scale.flagship, "n_layers": 3}, "bf16", batch_size=8)
+    module("model.compile").forget_compiled()
+    batch = torch.zeros(8, scale.seq_len, dtype=torch.int64)
+    training = module("runners.training").Training(
+        job=deeper, device=torch.device("cpu"), batches=iter([(batch, batch)])
+    )
+    training.step()
+    counted = torch._dynamo.utils.counters["inductor"]
+    assert counted["fxgraph_cache_miss"] == 0
+    assert counted["fxgraph_cache_hit"] >= 3
+    module("model.compile").forget_compiled()
+
+
+def test_a_row_of_a_card_says_what_was_expected_of_it(tmp_path):
+    speed, scale = module("gpu_steps.speed"), module("gpu_steps.scale").CUDA
+
+    class Bench:
+        device = torch.device("cuda")
+
+    Bench.scale = scale
+    measured = {"batch_size": 32, "tokens_per_s": 120_000}
+    told = speed._expectation(Bench, measured, scale.flagship, "bf16", {"tokens_per_step": 98304})
+    assert told["expected"] == pytest.approx(241_000, rel=0.01)
+    assert told["measured_to_expected"] == pytest.approx(0.4975, abs=0.01)
+    muon = {"tokens_per_step": 98304, "optimizer": "muon"}
+    assert speed._expectation(Bench, measured, scale.flagship, "bf16", muon) == {}
+    assert (
+        speed._expectation(Bench, {"batch_size": 32}, scale.flagship, "bf16", {"tokens_per_step": 98304})[
+            "measured_to_expected"
+        ]
+        is None
+    )
