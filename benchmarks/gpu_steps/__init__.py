@@ -27,6 +27,7 @@ STEPS = (
         function="gpu_steps.ahead:correctness_and_flagship",
         seconds={"cuda": costs.wave(len(ahead.first_jobs(CUDA)), at_once=ahead.MOST_AT_ONCE), "cpu": 20},
         required=True,
+        each_run=True,
     ),
     Step(
         name="loss_gradients",

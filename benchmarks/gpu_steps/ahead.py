@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -40,13 +40,25 @@ class Ahead:
 
 
 def correctness_and_flagship(rows: Rows) -> None:
-    """What the correctness steps compile, and the flagship at its micro-batches."""
-    compile_ahead(rows, first_jobs(SCALES[rows.task.device]))
+    """What the correctness steps compile, and the flagship at its micro-batches, as far as it isn't known yet.
+
+    Kernels don't travel with a report: what another run has compiled may lie on another machine.
+    """
+    compile_ahead(rows, first_jobs(SCALES[rows.task.device], rows.task.steps))
 
 
-def first_jobs(scale: Scale) -> list[Ahead]:
-    """Those of the correctness steps and of the flagship."""
-    return [*_correctness(scale), *flagship_jobs(scale)][: scale.most_ahead]
+def first_jobs(scale: Scale, steps: Mapping[str, Any] | None = None) -> list[Ahead]:
+    """Those of the correctness steps and of the flagship, but for what `steps` has already."""
+    have = steps or {}
+    checked = all(have.get(name, {}).get("status") == "done" for name in ("model_gradients", "fp8_losses"))
+    measured = have.get("flagship", {}).get("rows", {})
+    speeds = [one for one in flagship_jobs(scale) if flagship_label(one.precision, one.batch_size) not in measured]
+    return [*([] if checked else _correctness(scale)), *speeds][: scale.most_ahead]
+
+
+def flagship_label(precision: str, batch_size: int) -> str:
+    """The flagship's row at a micro-batch."""
+    return f"{precision}, micro-batch {batch_size}"
 
 
 def _correctness(scale: Scale) -> list[Ahead]:
@@ -72,18 +84,21 @@ def flagship_jobs(scale: Scale) -> list[Ahead]:
     ]
 
 
-def preset_jobs(scale: Scale) -> list[Ahead]:
-    """The guide's presets', at the guide's micro-batches."""
+def preset_jobs(scale: Scale, known: Collection[str] = ()) -> list[Ahead]:
+    """The guide's presets', at the guide's micro-batches, but for the rows that are `known`."""
     return [
         Ahead(shape=shape, precision=precision, batch_size=batch_size, seq_len=scale.seq_len)
-        for shape, batch_size, _ in scale.presets.values()
+        for name, (shape, batch_size, _) in scale.presets.items()
         for precision in scale.speed_precisions
+        if f"{name}, {precision}" not in known
     ]
 
 
 def compile_ahead(rows: Rows, wanted: Sequence[Ahead]) -> None:
-    """A row for each, in the order of their ends."""
-    left = [one for one in {one.label: one for one in wanted}.values() if one.label not in rows.rows]
+    """A row for each, in the order of their ends, in place of an earlier run's."""
+    left = list({one.label: one for one in wanted}.values())
+    for one in left:
+        rows.rows.pop(one.label, None)
     cores = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(max(1, min(MOST_AT_ONCE, cores - 1))) as pool:
         running = {pool.submit(_answer_of, rows.task, one): one for one in left}

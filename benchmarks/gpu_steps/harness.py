@@ -45,7 +45,8 @@ OVERTIME_S = 5
 class Step:
     """`function` is module:name, called with the step's Rows; `seconds` an estimate by type of device.
 
-    `required` steps run however little time is left: without them no speed means anything.
+    `required` steps run however little time is left: without them no speed means anything. A step `each_run` also
+    runs where an earlier one has done it: what it leaves isn't in the report.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Step:
     function: str
     seconds: Mapping[str, float]
     required: bool = False
+    each_run: bool = False
 
     def limit_s(self, device_type: str) -> float:
         """Seconds after which the step is ended by itself, however many the run has left."""
@@ -122,7 +124,7 @@ def run_steps(steps: Sequence[Step], report: Report, task: Task, *, again: bool 
     for step in steps:
         earlier = {} if again else report.of(step.name)
         left = to_find(earlier.get("rows", {}), task.source)
-        if earlier.get("status") == "done" and not left:
+        if earlier.get("status") == "done" and not left and not step.each_run:
             _say(step, "kept from an earlier run")
             continue
         estimate = step.seconds[task.device]

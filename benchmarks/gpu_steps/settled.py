@@ -34,7 +34,8 @@ def activations(rows: Rows) -> None:
     scale = SCALES[rows.task.device]
     if scale.compiled:
         sizes = {"batch_size": SEQUENCES, "seq_len": scale.seq_len}
-        ahead.compile_ahead(rows, [ahead.Ahead(shape=scale.flagship, precision=one, **sizes) for one in PRECISIONS])
+        left = [one for one in PRECISIONS if f"layer, {one}" not in rows.rows]
+        ahead.compile_ahead(rows, [ahead.Ahead(shape=scale.flagship, precision=one, **sizes) for one in left])
     measure(rows)
 
 

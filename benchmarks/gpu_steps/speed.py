@@ -27,7 +27,7 @@ def flagship(rows: Rows) -> None:
     add = _adder(rows, bench)
     for batch_size in bench.scale.micro_batches:
         for precision in bench.scale.speed_precisions:
-            add(f"{precision}, micro-batch {batch_size}", bench.scale.flagship, precision, batch_size)
+            add(ahead.flagship_label(precision, batch_size), bench.scale.flagship, precision, batch_size)
     best = best_micro_batch(rows, bench, found=rows.rows)
     for precision in FP8:
         add(f"{precision}, micro-batch {best}", bench.scale.flagship, precision, best)
@@ -83,7 +83,7 @@ def presets(rows: Rows) -> None:
     """The guide's five, as the guide runs them; what they need is compiled side by side first."""
     bench = Bench(rows)
     if bench.scale.compiled:
-        ahead.compile_ahead(rows, ahead.preset_jobs(bench.scale))
+        ahead.compile_ahead(rows, ahead.preset_jobs(bench.scale, rows.rows))
     add = _adder(rows, bench)
     for precision in bench.scale.speed_precisions:
         for name, (shape, batch_size, grad_accum_steps) in bench.scale.presets.items():

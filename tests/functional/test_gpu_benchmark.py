@@ -177,6 +177,12 @@ def test_what_was_red_or_lacking_is_found_again_once_the_code_has_changed_and_th
     assert again["green"]
 
 
+def test_a_step_of_each_run_is_repeated(harness, tmp_path):
+    for _ in range(2):
+        harness(fake("finds_all", each_run=True))
+    assert (tmp_path / "asked").read_text() == "xx"
+
+
 def test_a_run_goes_on_from_a_file_that_lies_elsewhere_and_leaves_it_alone(tmp_path):
     module = importlib.import_module("gpu_steps.harness")
     earlier = tmp_path / "came_back.json"

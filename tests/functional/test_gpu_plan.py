@@ -186,6 +186,20 @@ def test_what_correctness_compiles_is_compiled_ahead_in_one_go():
     assert all(scale.tokens_per_step % (batch_size * 1024) == 0 for batch_size in scale.micro_batches)
 
 
+def test_a_run_on_another_machine_compiles_ahead_what_is_left_and_no_more():
+    ahead, gpu_steps = module("gpu_steps.ahead"), module("gpu_steps")
+    scale = module("gpu_steps.scale").CUDA
+    assert [step.name for step in gpu_steps.STEPS if step.each_run] == ["ahead"]
+    checked = {key: {"status": "done"} for key in ("model_gradients", "fp8_losses")}
+    rows = {ahead.flagship_label("bf16", 8): {}, ahead.flagship_label("fp8 torchao", 96): {}}
+    left = ahead.first_jobs(scale, checked | {"flagship": {"rows": rows}})
+    assert {(one.precision, one.batch_size) for one in left} == {
+        *(("bf16", size) for size in (16, 32, 48, 96)), *(("fp8 torchao", size) for size in (8, 16, 32, 48))
+    }  # fmt: skip
+    assert len(ahead.first_jobs(scale, {"flagship": {"rows": rows}})) == 8 + 4
+    assert len(ahead.preset_jobs(scale, ["current, bf16"])) == len(ahead.preset_jobs(scale)) - 1
+
+
 def test_every_wheel_that_is_carried_is_pinned_and_they_are_ignored():
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
     assert set(module("gpu_plan").PACKAGES) <= set(pinned)
@@ -229,7 +243,7 @@ sys.stderr.flush()
 if sys.argv[1] == "slow": time.sleep(600)
 if sys.argv[1] == "dies": sys.exit("No module named 'transformers'")
 print(json.dumps({"first_step_s": 1.0, "params": 7}), flush=True)
-for line in sys.stdin: print(json.dumps({"seconds": float(line)}), flush=True)
+for line in sys.stdin: print(json.dumps({"seconds": float(line), "peak_memory_bytes": 9}), flush=True)
 """
 
 
@@ -272,6 +286,32 @@ def test_a_peer_that_never_starts_or_lacks_a_package_leaves_the_others_running(c
     with pytest.raises(rows.Unavailable, match="transformers isn't installed"):
         rivals._first_answer(begun["dies"], time.monotonic(), running)
     assert list(running) == ["plain"]
+
+
+def test_peers_start_at_the_same_time_and_who_cannot_start_is_left_out(contestants, tmp_path, monkeypatch):
+    """Contestants that are scripts: of three one lacks its package, and the others are compared."""
+    rivals, rows, peers = module("gpu_steps.rivals"), module("gpu_steps.rows"), module("peers")
+    script = NOISY.replace('"dies"', '"huggingface"').replace('"slow"', '"nobody"')
+    (tmp_path / "noisy.py").write_text(script)
+    begun = []
+
+    class Seen(peers.Contestant):
+        def __init__(self, name, *positional, wait=True, **more):
+            begun.append((name, wait))
+            super().__init__(name, *positional, wait=wait, **more)
+
+    monkeypatch.setattr(rivals, "Contestant", Seen)
+    task = rows.Task(device="cpu", device_name="x", folder=str(tmp_path), deadline=0, source="a", required=True,
+                     found=str(tmp_path / "found.json"))  # fmt: skip
+    found = rows.Rows(task)
+    rivals.peers(found)
+    assert begun == [("sweeper", False), ("plain", False), ("huggingface", False)]
+    assert found.rows["huggingface, first step cold"]["unavailable"] == "transformers isn't installed"
+    assert found.rows["plain, first step cold"]["beside"] == 2
+    side = found.rows["side by side"]
+    assert side["sweeper_to_plain"] == pytest.approx(1.0)
+    assert set(side["tokens_per_s"]) == {"sweeper", "plain"}
+    assert "sweeper_to_huggingface" not in side
 
 
 def test_kernels_compiled_ahead_for_one_layer_serve_a_deeper_model(tmp_path):
