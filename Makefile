@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test quick campaign check lint fmt bench install clean
+.PHONY: run test quick campaign check lint fmt bench wheels install clean
 
 run: $(INSTALLED)          ## set up and run the default study
 	$(BIN)/sweeper run studies/depth_vs_ffn.yaml
@@ -37,6 +37,9 @@ fmt: $(INSTALLED)          ## rewrite to the house style
 bench: $(INSTALLED)        ## measure this machine; results go to benchmarks/results/
 	$(BIN)/python benchmarks/plan_speed.py
 	$(BIN)/python benchmarks/plan_scale.py
+
+wheels:                    ## what benchmarks/gpu_plan.py needs on a CUDA machine without internet, in wheels/
+	$(PYTHON) benchmarks/gpu_plan.py --prepare
 
 install: $(INSTALLED)
 

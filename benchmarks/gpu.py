@@ -1,10 +1,13 @@
 """One command for a CUDA machine: is it correct there, how fast is it, and against whom.
 
     python benchmarks/gpu.py [--device cuda|cpu] [--minutes N] [--only STEP,…] [--skip STEP,…] [--again] [--out FILE]
+                             [--resume FILE]
 
 Needs torch and numpy, and nothing else: what is missing is said, and the steps that need it go without. One JSON,
-rewritten after every row; the same command again goes on where the last one ended. Steps run in the order of their
-worth, correctness first and whatever the minutes say. `--device cpu` runs toys, as a test of this command.
+rewritten after every row; the same command again goes on where the last one ended, at the file --out or, where none
+is there, at the file --resume. What failed is tried again, what is red or lacked something once the code or a package
+has changed. Steps run in the order of their worth, correctness first and whatever the minutes say. `--device cpu` runs
+toys, as a test of this command.
 
 Exit codes: 0 all that ran is as it must be · 2 wrong arguments, or no such device · 4 something failed or isn't green ·
 130 interrupted.
@@ -52,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if lacking:
         return _wrong(lacking)
     try:
-        report = harness.Report(asked.out, {"device": device_name})
+        report = harness.Report(asked.out, {"device": device_name}, before=asked.resume)
     except ValueError as error:
-        return _wrong(f"{error}: --out names another file")
+        return _wrong(f"{error}: --out and --resume name other files")
     source = source_digest()
     report.begin({**provenance(*PACKAGES), "source": source, "minutes": asked.minutes})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -77,6 +80,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--skip", type=_names, default=(), help="steps to leave out")
     parser.add_argument("--again", action="store_true", help="repeat what is done")
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu.json")
+    parser.add_argument("--resume", type=Path, help="go on from this file where --out isn't there yet")
     parser.add_argument("--list", action="store_true", help="list the steps and end")
     return parser.parse_args(arguments)
 
@@ -100,8 +104,8 @@ def _wrong(message: str) -> int:
 
 
 def source_digest() -> str:
-    """12 hex digits of the SHA-256 of all code that figures depend on: a checkout may have no commit of its own."""
-    whole = hashlib.sha256()
+    """12 hex digits of the SHA-256 of what figures depend on: a checkout may have no commit of its own."""
+    whole = hashlib.sha256(repr(provenance(*PACKAGES)["versions"]).encode())
     for path in sorted(path for pattern in SOURCES for path in ROOT.glob(pattern)):
         whole.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return whole.hexdigest()[:12]

@@ -18,8 +18,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 SEED = 0
 FULL_ATTENTION = "whole mask: the hidden half of attention is computed too, so plain is the yardstick"
+CLOSING_S = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,8 @@ class Task:
 class Contestant:
     """A running contestant. `cache` is its own compile cache; an empty one makes the first step a cold one."""
 
-    def __init__(self, name: str, task: Task, *, cache: Path, threads: int) -> None:
+    def __init__(self, name: str, task: Task, *, cache: Path, threads: int, wait: bool = True) -> None:
+        """Start it and, unless told not to `wait`, take its first step."""
         self.name = name
         environment = {
             **os.environ,
@@ -65,11 +69,24 @@ class Contestant:
             "PYTHONWARNINGS": "ignore",
             "HF_HUB_OFFLINE": "1",
         }
+        # A file, as it may say more than a pipe holds while nobody reads.
+        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, __file__, name, json.dumps(vars(task))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, env=environment,
         )  # fmt: skip
-        self.start: dict[str, Any] = self._answer()
+        self.start: dict[str, Any] = {}
+        if wait:
+            self.begin()
+
+    def begin(self, *, within_s: float | None = None) -> dict[str, Any]:
+        """What its first step cost, once it has taken it; TimeoutError where that isn't `within_s` seconds from now."""
+        if not self.start:
+            ready, _, _ = select.select([self._process.stdout], [], [], within_s)
+            if not ready:
+                raise TimeoutError(f"{self.name} took no step within {within_s:.0f} s")
+            self.start = self._answer()
+        return self.start
 
     def seconds(self, steps: int) -> float:
         """Take `steps` optimizer steps; the seconds from idle device to idle device."""
@@ -81,19 +98,25 @@ class Contestant:
         return None if peak is None else int(peak)
 
     def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
+        """End the process; one that doesn't heed the end of its input is killed."""
+        try:
+            self._process.communicate(timeout=CLOSING_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+        self._said.close()
 
     def _ask(self, steps: int) -> dict[str, Any]:
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended: the answer says why
+            self._process.stdin.write(f"{steps}\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()
         if not line:
-            said = self._process.stderr.read()
-            raise RuntimeError(f"{self.name} ended: {said[-2000:]}")
+            self._said.seek(0)
+            raise RuntimeError(f"{self.name} ended: {self._said.read()[-2000:]}")
         return json.loads(line)
 
 

@@ -1,7 +1,8 @@
-"""What the rows come to: what is green, what isn't and why, the flagship's figures beside their aims. Stdlib only."""
+"""What the rows come to: what is green, what isn't and why, measured beside expected and aimed at. Stdlib only."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,13 +12,18 @@ which computes the hidden half of attention when it's compiled (`benchmarks/peer
 
 
 def summary(steps: Mapping[str, Any], *, device_type: str) -> dict[str, Any]:
-    """Statuses of the steps, rows that are red or failed or couldn't be had; on CUDA the flagship beside its aims."""
+    """Statuses of the steps, rows that are red or failed or couldn't be had; what was expected and came out.
+
+    On CUDA the flagship beside its aims. `sources` counts rows by the code that they were found by.
+    """
     found: dict[str, Any] = {"steps": {name: step["status"] for name, step in steps.items()}}
     for sign in ("error", "unavailable", "not_run"):
         found[sign] = {f"{name}: {label}": row[sign] for name, label, row in _rows(steps) if sign in row}
     found["error"] |= {name: step["error"] for name, step in steps.items() if "error" in step}
     found["red"] = [f"{name}: {label}" for name, label, row in _rows(steps) if not row.get("green", True)]
     found["green"] = sum(1 for _, _, row in _rows(steps) if row.get("green") is True)
+    found["expected"] = {f"{name}: {label}": pair for name, label, row in _rows(steps) for pair in _pairs(row)}
+    found["sources"] = dict(Counter(row["source"] for _, _, row in _rows(steps) if "source" in row))
     return found | ({"flagship": _flagship(steps)} if device_type == "cuda" else {})
 
 
@@ -25,6 +31,13 @@ def _rows(steps: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any
     for name, step in steps.items():
         for label, row in step.get("rows", {}).items():
             yield name, label, row
+
+
+def _pairs(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Tokens/s of a row beside what was expected of it."""
+    if "expected" in row and "measured_to_expected" in row:
+        measured = row.get("tokens_per_s")
+        yield {"expected": row["expected"], "measured": measured, "ratio": row["measured_to_expected"]}
 
 
 def _flagship(steps: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,6 +68,11 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     for why in dict.fromkeys(found["unavailable"].values()):
         labels = [label for label, reason in found["unavailable"].items() if reason == why]
         yield f"MISSING {len(labels)} rows ({labels[0]}{', …' if labels[1:] else ''}): {why}"
+    for label, pair in found["expected"].items():
+        if pair["measured"] is not None:
+            yield f"{label}: {pair['measured']:g} tokens/s, expected {pair['expected']:g}: {pair['ratio']:g} of it"
+    if len(found["sources"]) > 1:
+        yield f"rows were found by {len(found['sources'])} states of the code: each says by which"
     flagship = found.get("flagship", {})
     if flagship.get("fastest"):
         yield f"flagship, fastest: {flagship['fastest']}"

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from gpu_steps.jobs import Bench
 from gpu_steps.rows import Rows
 from model.compile import forget_compiled
-from model.loss import make_loss
+from model.loss import LOSS_ON, make_loss
 from model.shape import Shape, derive
+from runners.compile_cache import use_compile_cache
 from runners.training import Training
 
 LOSS_LIMITS = {"fp32": 1e-4, "bf16": 1e-2}
@@ -26,14 +27,15 @@ and 0.18. TF32 would come to 1.5e-3. FP8's E5M2 keeps two binary digits of a gra
 
 
 def loss_gradients(rows: Rows) -> None:
-    """A row for each variant, precision and size, uncompiled too where correctness is checked on compiled code."""
+    """A row for each variant, precision and size; compiled too the variant that this device's trials use, once."""
     bench = Bench(rows)
     for case in bench.scale.loss_cases:
         inputs = _drawn(case, bench.device)
         exact = _with_gradients(_exact_loss, inputs, torch.float64)
+        used = LOSS_ON[bench.device.type] if bench.scale.compiled and case == bench.scale.loss_cases[-1] else None
         for precision in LOSS_LIMITS:
             for name in ("full", "chunked"):
-                for compiled in {False, bench.scale.compiled}:
+                for compiled in sorted({False, name == used}):
                     label = f"{name}, {precision}, {' × '.join(map(str, case))}" + (", compiled" if compiled else "")
                     rows.add(label, partial(_loss_row, name, precision, compiled, inputs, exact))
 
@@ -78,7 +80,10 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 
 def model_gradients(rows: Rows) -> None:
-    """A row for each precision and kind of head: all parameters' gradients of one micro-batch."""
+    """A row for each precision and kind of head: all parameters' gradients of one micro-batch.
+
+    Compiled is what trials compile, once: a tied head has the same blocks.
+    """
     bench = Bench(rows)
     for tied in (False, True):
         shape = {**bench.scale.gradient_shape, "tie_embeddings": tied}
@@ -86,7 +91,8 @@ def model_gradients(rows: Rows) -> None:
         exact: dict[str, Tensor] = {}
         for precision in bench.scale.precisions:
             label = f"{precision}, {'tied' if tied else 'untied'}"
-            rows.add(label, partial(_model_row, bench, shape, precision, batch, exact))
+            compiled = precision in bench.scale.compiled_precisions and not tied
+            rows.add(label, partial(_model_row, bench, shape, precision, batch, exact, compiled=compiled))
 
 
 def _batch(bench: Bench, vocab_size: int) -> tuple[Tensor, Tensor]:
@@ -96,11 +102,18 @@ def _batch(bench: Bench, vocab_size: int) -> tuple[Tensor, Tensor]:
 
 
 def _model_row(
-    bench: Bench, shape: Mapping[str, Any], precision: str, batch: tuple[Tensor, Tensor], exact: dict[str, Tensor]
+    bench: Bench,
+    shape: Mapping[str, Any],
+    precision: str,
+    batch: tuple[Tensor, Tensor],
+    exact: dict[str, Tensor],
+    *,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     count, seq_len = bench.scale.gradient_tokens
-    job = bench.job(shape, precision, batch_size=count, seq_len=seq_len, compile=bench.scale.compiled)
+    job = bench.job(shape, precision, batch_size=count, seq_len=seq_len, compile=compiled)
     forget_compiled()
+    use_compile_cache(bench.device)
     training = Training(job=job, device=bench.device, batches=iter([]))
     if not exact:
         exact |= exact_gradients(training.model, derive(shape), batch, seq_len)
@@ -116,6 +129,7 @@ def _model_row(
         "cosine": float(F.cosine_similarity(_flat(found).double(), _flat(exact).double(), dim=0)),
         "worst": worst,
         "worst_error": errors[worst],
+        "compiled": compiled,
         "converted": training.report.converted,
         "matmuls": training.report.total,
         "limit": MODEL_LIMITS[job.precision],

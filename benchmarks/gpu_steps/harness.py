@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from gpu_steps.rows import CUT_SHORT, Task, be_a_step, tell_device
+from gpu_steps.rows import CUT_SHORT, Task, be_a_step, tell_device, to_find
 from sweeper.run_folder import write_atomically
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -34,6 +34,9 @@ LEAST_SHARE = 0.25
 PATIENCE = 4
 LEAST_LIMIT_S = 240
 """A step ends at PATIENCE × its estimate, but not before this."""
+REQUIRED_PATIENCE = 2.5
+REQUIRED_LEAST_LIMIT_S = {"cuda": 20, "cpu": LEAST_LIMIT_S}
+"""The same of required steps, which the end of the run's minutes doesn't bound: whatever hangs, some of it is left."""
 OVERTIME_S = 5
 """What a step that isn't required may take beyond the run's minutes."""
 
@@ -42,7 +45,8 @@ OVERTIME_S = 5
 class Step:
     """`function` is module:name, called with the step's Rows; `seconds` an estimate by type of device.
 
-    `required` steps run however little time is left: without them no speed means anything.
+    `required` steps run however little time is left: without them no speed means anything. A step `each_run` also
+    runs where an earlier one has done it: what it leaves isn't in the report.
     """
 
     name: str
@@ -50,6 +54,13 @@ class Step:
     function: str
     seconds: Mapping[str, float]
     required: bool = False
+    each_run: bool = False
+
+    def limit_s(self, device_type: str) -> float:
+        """Seconds after which the step is ended by itself, however many the run has left."""
+        if self.required:
+            return max(REQUIRED_LEAST_LIMIT_S[device_type], REQUIRED_PATIENCE * self.seconds[device_type])
+        return max(LEAST_LIMIT_S, PATIENCE * self.seconds[device_type])
 
 
 def asked_device(device_type: str) -> tuple[str, str]:
@@ -69,18 +80,22 @@ def asked_device(device_type: str) -> tuple[str, str]:
 class Report:
     """The JSON on disk: one object, rewritten whole after every row."""
 
-    def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
-        """Goes on where the file at `path` ended; ValueError where that isn't such a report."""
+    def __init__(self, path: Path, head: Mapping[str, Any], *, before: Path | None = None) -> None:
+        """Goes on where the file at `path` ended, or, where none is there, the file `before`, which stays as it is.
+
+        ValueError where that isn't such a report of the same kind of device.
+        """
         self.path = path
         self.data: dict[str, Any] = {**head, "runs": [], "steps": {}}
-        if path.exists():
+        known = path if path.exists() or before is None else before
+        if known.exists():
             try:
-                before = json.loads(path.read_text())
-                self.data |= {"runs": before["runs"], "steps": before["steps"]}
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path} isn't a report of this command ({error!r})") from error
-            if before.get("device") != head["device"]:
-                raise ValueError(f"{path} holds results of {before.get('device')}, not of {head['device']}")
+                earlier = json.loads(known.read_text())
+                self.data |= {"runs": earlier["runs"], "steps": earlier["steps"]}
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{known} isn't a report of this command ({error!r})") from error
+            if earlier.get("device") != head["device"]:
+                raise ValueError(f"{known} holds results of {earlier.get('device')}, not of {head['device']}")
 
     def begin(self, run: Mapping[str, Any]) -> None:
         """Note another invocation."""
@@ -102,10 +117,14 @@ class Report:
 
 
 def run_steps(steps: Sequence[Step], report: Report, task: Task, *, again: bool = False) -> None:
-    """Run what isn't done yet, in order; `task.deadline` is that of the whole run, on the monotonic clock."""
+    """Run what isn't done yet, in order; `task.deadline` is that of the whole run, on the monotonic clock.
+
+    What is done and red is repeated once the source has changed.
+    """
     for step in steps:
         earlier = {} if again else report.of(step.name)
-        if earlier.get("status") == "done":
+        left = to_find(earlier.get("rows", {}), task.source)
+        if earlier.get("status") == "done" and not left and not step.each_run:
             _say(step, "kept from an earlier run")
             continue
         estimate = step.seconds[task.device]
@@ -116,10 +135,10 @@ def run_steps(steps: Sequence[Step], report: Report, task: Task, *, again: bool 
             continue
         _say(step, f"{step.what} (about {estimate:g} s)")
         started = time.monotonic()
-        kept_rows = earlier.get("rows", {}) if earlier.get("source") == task.source else {}
+        kept_rows = {label: row for label, row in earlier.get("rows", {}).items() if label not in left}
         own = replace(task, step=step.name, function=step.function, required=step.required,
                       earlier_rows=kept_rows, steps=report.data["steps"])  # fmt: skip
-        own_limit = started + max(LEAST_LIMIT_S, PATIENCE * estimate)
+        own_limit = started + step.limit_s(task.device)
         limit = own_limit if step.required else min(own_limit, task.deadline + OVERTIME_S)
         status = _supervised(step, own, report, limit=limit)
         if status == AT_ITS_LIMIT and limit < own_limit:

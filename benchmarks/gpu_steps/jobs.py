@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,7 +97,8 @@ def _write(folder: Path, tokens: np.ndarray, *, held_out: int) -> None:
     part = Path(tempfile.mkdtemp(dir=folder.parent))
     tokens[:-held_out].astype("<u2").tofile(part / "train.bin")
     tokens[-held_out:].astype("<u2").tofile(part / "val.bin")
-    part.rename(folder)
+    with contextlib.suppress(OSError):  # another process was first
+        part.rename(folder)
 
 
 def outcome(job: Job) -> Event:

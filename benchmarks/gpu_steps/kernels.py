@@ -7,7 +7,7 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from torch.profiler import ProfilerActivity
 
 from gpu_steps.jobs import Bench
 from gpu_steps.rows import Rows, Unavailable
+from gpu_steps.scale import SCALES
 from gpu_steps.speed import best_micro_batch
 from model.compile import forget_compiled
 from model.shape import derive
+from runners.compile_cache import use_compile_cache
 from runners.data.dataset import open_data, train_batches
 from runners.measuring import synchronise
 from runners.training import Training
@@ -52,16 +54,21 @@ DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
 def profile(rows: Rows) -> None:
-    """The flagship's steps at its fastest micro-batch, in bf16 and in FP8."""
-    bench = Bench(rows)
-    for precision in ("bf16", "fp8 torchao"):
-        rows.add(precision, partial(_profile, bench, precision), least_s=bench.scale.row_s)
+    """The flagship's steps at its fastest micro-batch, in bf16 and in FP8, and those of a small shape."""
+    bench, scale = Bench(rows), SCALES[rows.task.device]
+    sizes = {"batch_size": best_micro_batch(rows, bench), "tokens_per_step": scale.tokens_per_step}
+    for precision in scale.speed_precisions:
+        rows.add(precision, partial(_profile, bench, scale.flagship, precision, **sizes), least_s=scale.row_s)
+    recipe = scale.chain_recipe
+    small = {"batch_size": recipe["tokens_per_step"] // recipe["seq_len"], "seq_len": recipe["seq_len"]}
+    rows.add("small, bf16", partial(_profile, bench, scale.chain_shape, "bf16", **small), least_s=scale.row_s)
 
 
-def _profile(bench: Bench, precision: str) -> dict[str, Any]:
-    batch_size = best_micro_batch(bench.rows, bench)
-    job = bench.job(bench.scale.flagship, precision, batch_size=batch_size, tokens_per_step=bench.scale.tokens_per_step)
+def _profile(bench: Bench, shape: Mapping[str, Any], precision: str, **sizes: int) -> dict[str, Any]:
+    batch_size = sizes["batch_size"]
+    job = bench.job(shape, precision, **sizes)
     forget_compiled()
+    use_compile_cache(bench.device)
     vocab_size = job.config.shape.vocab_size
     batches = train_batches(open_data("made-up", job.data_path, vocab_size), seed=0, batch_size=batch_size,
                             seq_len=job.config.recipe.seq_len, device=bench.device)  # fmt: skip
@@ -149,16 +156,19 @@ def attention(rows: Rows) -> None:
 
 def _timed_attention(bench: Bench, setting: Callable[[], contextlib.AbstractContextManager[Any]]) -> dict[str, Any]:
     batch_size = bench.scale.micro_batches[0]
-    step = attention_step(*attention_inputs(bench, batch_size=batch_size))
+    q, k, v = attention_inputs(bench, batch_size=batch_size)
+    step, grouped = attention_step(q, k, v), q.shape[1] != k.shape[1]
     try:
         with setting():
+            picked = SDPBackend(torch._fused_sdp_choice(q, k, v, is_causal=True, enable_gqa=grouped)).name.lower()
             taken = seconds(step, bench.device)
     except RuntimeError as error:
         raise Unavailable(str(error).splitlines()[0]) from error
     shape, length = derive(bench.scale.flagship), bench.scale.seq_len
     # Two products forward and five backward (2307.08691 §4.1), of each the causal half.
     flops = 7 * batch_size * shape.n_heads * length**2 * shape.head_dim
-    return {"ms": round(1000 * taken, 4), "tflops_per_s": flops / taken / 1e12, "batch_size": batch_size}
+    figures = {"ms": round(1000 * taken, 4), "tflops_per_s": flops / taken / 1e12, "batch_size": batch_size}
+    return {"picked": picked, **figures}
 
 
 def attention_inputs(bench: Bench, *, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:

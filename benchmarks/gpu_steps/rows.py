@@ -33,7 +33,7 @@ class Task:
     """What a step's process is told. `device` is a type, `device_name` the kind.
 
     `folder` is scratch space; `found` the file that it writes its rows to; `steps` the results of the steps so far;
-    `earlier_rows` the step's own rows of a run that was cut.
+    `earlier_rows` the step's own rows of an earlier run that stay; each says by which `source` it was found.
     """
 
     device: str
@@ -58,9 +58,7 @@ class Rows:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.folder = Path(task.folder)
-        self.rows: dict[str, Any] = {
-            label: row for label, row in task.earlier_rows.items() if not any(sign in row for sign in BAD)
-        }
+        self.rows: dict[str, Any] = dict(task.earlier_rows)
 
     def add(self, label: str, function: Callable[[], Mapping[str, Any]], *, least_s: float = 0) -> Mapping[str, Any]:
         """The row that `function` finds, unless it is known; {} where there are no figures.
@@ -81,10 +79,10 @@ class Rows:
         try:
             figures = dict(function())
         except Unavailable as lacking:
-            return {"unavailable": str(lacking)}
+            return {"unavailable": str(lacking), "source": self.task.source}
         except Exception as error:
             return described(error)
-        return figures | {"row_s": round(time.monotonic() - start, 2)}
+        return figures | {"row_s": round(time.monotonic() - start, 2), "source": self.task.source}
 
     def forget(self) -> None:
         """Let go of rows of a run that was cut, where the others mean nothing without them."""
@@ -98,6 +96,19 @@ class Rows:
         """Put what is known on disk."""
         value = {"status": status, "green": self.green(), **more, "rows": self.rows}
         write_atomically(Path(self.task.found), json.dumps(plain(value), allow_nan=False))
+
+
+def to_find(rows: Mapping[str, Mapping[str, Any]], source: str) -> list[str]:
+    """Labels of rows of an earlier run to be found again: failed or not run; red or unavailable by another source."""
+
+    def wanting(row: Mapping[str, Any]) -> bool:
+        return not row.get("green", True) or "unavailable" in row
+
+    return [
+        label
+        for label, row in rows.items()
+        if any(sign in row for sign in BAD) or (wanting(row) and row.get("source") != source)
+    ]
 
 
 def plain(value: Any) -> Any:
@@ -161,7 +172,8 @@ def _end_with(supervisor: Any) -> None:
 
 def _short(row: Mapping[str, Any]) -> str:
     """A row in one line: its figures, without lists and inner objects."""
-    shown = {key: value for key, value in row.items() if key != "traceback" and not isinstance(value, (dict, list))}
+    left_out = ("traceback", "source")
+    shown = {key: value for key, value in row.items() if key not in left_out and not isinstance(value, (dict, list))}
     return ", ".join(f"{key} {_figure(value)}" for key, value in shown.items())
 
 

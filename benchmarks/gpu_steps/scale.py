@@ -27,11 +27,15 @@ PRECISIONS: Mapping[str, Mapping[str, str]] = {
 class Scale:
     """`loss_cases` are (vocabulary, width, rows); shapes are `model.shape` fields; token counts in tokens.
 
-    `compiled`: whether correctness is checked on compiled code. `row_s`: least seconds for another measurement.
+    `compiled`: whether correctness is checked on compiled code, in `compiled_precisions`. `speed_precisions`: those
+    whose speeds are compared. `row_s`: least seconds for another measurement. `most_ahead`: shapes that are compiled
+    side by side before correctness is checked.
     """
 
     compiled: bool
     precisions: tuple[str, ...]
+    compiled_precisions: tuple[str, ...]
+    speed_precisions: tuple[str, ...]
     row_s: float
     loss_cases: tuple[tuple[int, int, int], ...]
     gradient_shape: Mapping[str, Any]
@@ -43,6 +47,7 @@ class Scale:
     giant_shape: Mapping[str, Any]
     giant_micro_batch: int
     capped_micro_batch: int
+    fp32_micro_batch: int
     many_shapes: int
     flagship: Mapping[str, Any]
     seq_len: int
@@ -50,6 +55,7 @@ class Scale:
     micro_batches: tuple[int, ...]
     presets: Mapping[str, tuple[Mapping[str, Any], int, int]]
     table: tuple[Mapping[str, Any], ...]
+    most_ahead: int
     auto_shapes: Mapping[str, Mapping[str, Any]]
     memory_grid: tuple[tuple[Mapping[str, Any], int], ...]
     peer_windows: int
@@ -60,29 +66,33 @@ _WIDE = {"head_dim": 128, "kv_groups": 4, "vocab_size": 32768, "tie_embeddings":
 
 CUDA = Scale(
     compiled=True,
-    precisions=tuple(PRECISIONS),
-    row_s=25,
+    precisions=("fp32", "bf16", "fp8 torchao, all", "fp8 transformer_engine, all"),
+    compiled_precisions=("bf16", "fp8 torchao, all"),
+    speed_precisions=("bf16", "fp8 torchao"),
+    row_s=12,
     loss_cases=((32768, 768, 2048), (50257, 768, 1000)),
     gradient_shape={**CURRENT, "n_layers": 4},
     gradient_tokens=(2, 1024),
     chain_states=64,
     chain_shape={"n_layers": 2, "d_model": 256, "head_dim": 64, "n_kv_heads": 2, "ffn_hidden": 704,
                  "vocab_size": 64, "tie_embeddings": True},
-    chain_recipe={"steps": 200, "seq_len": 256, "tokens_per_step": 8192, "eval_tokens": 65536},
+    chain_recipe={"steps": 120, "seq_len": 256, "tokens_per_step": 8192, "eval_tokens": 65536},
     chain_lr=4e-3,
     giant_shape={"n_layers": 4, "d_model": 2**16, "head_dim": 2**10, "n_kv_heads": 64, "ffn_hidden": 2**18,
                  "vocab_size": 64, "tie_embeddings": True},
-    giant_micro_batch=1024,
+    giant_micro_batch=2048,
     capped_micro_batch=16,
+    fp32_micro_batch=8,
     many_shapes=20,
     flagship=CURRENT,
     seq_len=1024,
     tokens_per_step=98304,
-    micro_batches=(16, 32, 8, 48),
+    micro_batches=(32, 8, 96, 16, 48),
     presets={name: (preset["model"], preset["trial"]["batch_size"], preset["trial"]["grad_accum_steps"])
              for name, preset in PRESETS.items()},
     table=tuple({**CURRENT, "n_layers": layers, "ffn_hidden": ffn_hidden}
                 for layers, ffn_hidden in ((12, 2560), (16, 2304), (20, 2304), (24, 2048), (32, 2048), (40, 1792))),
+    most_ahead=14,
     auto_shapes={
         "32 × 768": CURRENT,
         "wide-shallow": {**PRESETS["wide-shallow"]["model"], "ffn_hidden": 2720},
@@ -102,6 +112,8 @@ _TOY = {"n_layers": 2, "d_model": 64, "head_dim": 16, "n_kv_heads": 2, "ffn_hidd
 CPU = Scale(
     compiled=False,
     precisions=("fp32", "bf16", "fp8 torchao, all", "fp8 transformer_engine"),
+    compiled_precisions=(),
+    speed_precisions=("bf16",),
     row_s=4,
     loss_cases=((512, 32, 256), (331, 32, 100)),
     gradient_shape=_TOY,
@@ -115,6 +127,7 @@ CPU = Scale(
                  "vocab_size": 16, "tie_embeddings": True},
     giant_micro_batch=0,
     capped_micro_batch=32,
+    fp32_micro_batch=4,
     many_shapes=3,
     flagship=_TOY,
     seq_len=64,
@@ -122,6 +135,7 @@ CPU = Scale(
     micro_batches=(4, 8),
     presets={"toy": (_TOY, 4, 2), "deeper": ({**_TOY, "n_layers": 4}, 2, 4)},
     table=(_TOY, {**_TOY, "n_layers": 3}),
+    most_ahead=1,
     auto_shapes={"toy": _TOY},
     memory_grid=((_TOY, 4), (_TOY, 8)),
     peer_windows=3,

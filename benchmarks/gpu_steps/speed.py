@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from gpu_steps import ahead, expected
 from gpu_steps.jobs import Bench, figures, measured, outcome
 from gpu_steps.rows import Rows
 from sweeper.records import Job, Optimizer
@@ -21,14 +22,13 @@ REPEATS = 3
 
 
 def flagship(rows: Rows) -> None:
-    """bf16 by micro-batch, then FP8 in its kinds, the tied head and Muon at the fastest of them."""
+    """bf16 and FP8 by micro-batch, then FP8's other kinds, the tied head and Muon at bf16's fastest."""
     bench = Bench(rows)
     add = _adder(rows, bench)
-    speeds = {}
     for batch_size in bench.scale.micro_batches:
-        row = add(f"bf16, micro-batch {batch_size}", bench.scale.flagship, "bf16", batch_size)
-        speeds[batch_size] = row.get("tokens_per_s", 0)
-    best = max(speeds, key=lambda batch_size: speeds[batch_size])
+        for precision in bench.scale.speed_precisions:
+            add(ahead.flagship_label(precision, batch_size), bench.scale.flagship, precision, batch_size)
+    best = best_micro_batch(rows, bench, found=rows.rows)
     for precision in FP8:
         add(f"{precision}, micro-batch {best}", bench.scale.flagship, precision, best)
     add(f"bf16, tied, micro-batch {best}", {**bench.scale.flagship, "tie_embeddings": True}, "bf16", best)
@@ -41,21 +41,36 @@ def _adder(rows: Rows, bench: Bench) -> Callable[..., Mapping[str, Any]]:
 
     def add(label: str, shape: Mapping[str, Any], precision: str, batch_size: int, **more: Any) -> Mapping[str, Any]:
         settings = {"tokens_per_step": bench.scale.tokens_per_step, **more}
-        return rows.add(
-            label,
-            lambda: measured(bench.job(shape, precision, batch_size=batch_size, **settings)),
-            least_s=bench.scale.row_s,
-        )
+
+        def figures_beside() -> dict[str, Any]:
+            found = measured(bench.job(shape, precision, batch_size=batch_size, **settings))
+            return found | _expectation(bench, found, shape, precision, settings)
+
+        return rows.add(label, figures_beside, least_s=bench.scale.row_s)
 
     return add
 
 
-def best_micro_batch(rows: Rows, bench: Bench, *, most_bytes: float = math.inf) -> int:
+def _expectation(
+    bench: Bench, found: Mapping[str, Any], shape: Mapping[str, Any], precision: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Tokens/s by arithmetic beside those measured: of AdamW on a CUDA device alone."""
+    if bench.device.type != "cuda" or "optimizer" in settings:
+        return {}
+    sizes = {"batch_size": found["batch_size"], "tokens_per_step": settings["tokens_per_step"]}
+    told = expected.tokens_per_s(shape, precision, seq_len=bench.scale.seq_len, **sizes)
+    return expected.beside(found.get("tokens_per_s"), told)
+
+
+def best_micro_batch(
+    rows: Rows, bench: Bench, *, most_bytes: float = math.inf, found: Mapping[str, Any] | None = None
+) -> int:
     """The fastest bf16 micro-batch of the flagship step that took `most_bytes` at most.
 
-    Where none is known, the first of the ladder; where none is so small, its smallest.
+    Where none is known, the first of the ladder; where none is so small, its smallest. `found`: that step's rows,
+    from within it.
     """
-    found = rows.task.steps.get("flagship", {}).get("rows", {})
+    found = rows.task.steps.get("flagship", {}).get("rows", {}) if found is None else found
     timed = [row for label, row in found.items() if label.startswith("bf16, micro-batch") and "tokens_per_s" in row]
     if not timed:
         return bench.scale.micro_batches[0] if most_bytes == math.inf else min(bench.scale.micro_batches)
@@ -65,10 +80,12 @@ def best_micro_batch(rows: Rows, bench: Bench, *, most_bytes: float = math.inf) 
 
 
 def presets(rows: Rows) -> None:
-    """The guide's five, as the guide runs them."""
+    """The guide's five, as the guide runs them; what they need is compiled side by side first."""
     bench = Bench(rows)
+    if bench.scale.compiled:
+        ahead.compile_ahead(rows, ahead.preset_jobs(bench.scale, rows.rows))
     add = _adder(rows, bench)
-    for precision in ("bf16", "fp8 torchao"):
+    for precision in bench.scale.speed_precisions:
         for name, (shape, batch_size, grad_accum_steps) in bench.scale.presets.items():
             tokens = batch_size * grad_accum_steps * bench.scale.seq_len
             add(f"{name}, {precision}", shape, precision, batch_size, tokens_per_step=tokens)

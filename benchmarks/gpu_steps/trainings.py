@@ -36,7 +36,8 @@ def fp8_losses(rows: Rows) -> None:
     def training(precision: str) -> dict[str, Any]:
         job = bench.job(
             bench.scale.chain_shape, precision, kind="train", shards=shards,
-            batch_size=recipe["tokens_per_step"] // recipe["seq_len"], compile=bench.scale.compiled,
+            batch_size=recipe["tokens_per_step"] // recipe["seq_len"],
+            compile=precision in bench.scale.compiled_precisions,
             optimizer=Optimizer(lr=bench.scale.chain_lr), **recipe,
         )  # fmt: skip
         found = figures(outcome(job))
@@ -61,17 +62,20 @@ def fp8_losses(rows: Rows) -> None:
 
 
 def out_of_memory(rows: Rows) -> None:
-    """A trial; one that fails while it is built; one that fails in a step; the first again."""
+    """A trial; one that fails while it is built; one that fails in a step; the first again.
+
+    Uncompiled, as giants compile for as long as others do; `tests/gpu` has the compiled case.
+    """
     rows.add("a trial between two that are out of memory", lambda: _out_of_memory(Bench(rows)))
 
 
 def _out_of_memory(bench: Bench) -> dict[str, Any]:
     scale = bench.scale
-    ordinary = bench.job(scale.gradient_shape, "bf16", batch_size=4, compile=scale.compiled)
-    giants = {"giant shape": bench.job(scale.giant_shape, "bf16", batch_size=4, compile=scale.compiled)}
+    ordinary = bench.job(scale.gradient_shape, "bf16", batch_size=4, compile=False)
+    giants = {"giant shape": bench.job(scale.giant_shape, "bf16", batch_size=4, compile=False)}
     if scale.giant_micro_batch:
         giants["giant micro-batch"] = bench.job(
-            scale.gradient_shape, "bf16", batch_size=scale.giant_micro_batch, compile=scale.compiled
+            scale.gradient_shape, "bf16", batch_size=scale.giant_micro_batch, compile=False
         )
     before = measured(ordinary)
     baseline = tensor_bytes(bench.device)
@@ -96,7 +100,7 @@ def _out_of_memory(bench: Bench) -> dict[str, Any]:
 
 
 def memory_cap(rows: Rows) -> None:
-    """A job that fits, the same with half of that memory, then with ample memory, then without a cap."""
+    """A job that fits, the same with half of that memory, then with ample memory, then without a cap; uncompiled."""
     rows.add("half of what a trial needs", lambda: _memory_cap(Bench(rows)))
 
 
@@ -104,12 +108,14 @@ def _memory_cap(bench: Bench) -> dict[str, Any]:
     def run(batch_size: int, cap_bytes: int | None = None) -> dict[str, Any]:
         return measured(bench.job(
             bench.scale.gradient_shape, "bf16", kind="train", steps=SHORT_STEPS, batch_size=batch_size,
-            compile=bench.scale.compiled, cap_bytes=cap_bytes,
+            compile=False, cap_bytes=cap_bytes,
         ))  # fmt: skip
 
     large = bench.scale.capped_micro_batch
-    run(1)  # what the process takes once and for all isn't the job's
-    before = resident_bytes() if bench.device.type == "cpu" else 0
+    before = 0
+    if bench.device.type == "cpu":
+        run(1)  # what the process takes once and for all isn't the job's
+        before = resident_bytes()
     free = run(large)
     need = free["peak_memory_bytes"] - before
     capped, ample, again = run(large, need // 2), run(large, 4 * need), run(large)

@@ -27,6 +27,14 @@ def is_red(rows):
     rows.add("wrong", lambda: {"green": False})
 
 
+def grows(rows):
+    """By source "a" a row is red and another lacks something, by others neither."""
+    first = rows.task.source == "a"
+    rows.add("good", lambda: {"value": time.monotonic()})
+    rows.add("red", lambda: {"value": rows.task.source, "green": not first})
+    rows.add("lacking", _lacks if first else lambda: {"value": rows.task.source, "green": True})
+
+
 def raises(rows):
     """Fails outside any row, after one."""
     rows.add("good", lambda: {"value": 1})
