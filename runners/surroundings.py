@@ -22,7 +22,8 @@ LOADED_CORES = 0.5
 class Surroundings:
     """Set up when a job starts, whatever the process ran before; asked while it runs; closed when it has ended.
 
-    `environment` and `notes` go into the job's record.
+    `environment` and `notes` go into the job's record, as do `peak_memory_bytes` and `beside_memory_bytes`
+    (`sweeper.records.Final`), which are known once it is closed.
     """
 
     def __init__(self, job: Job, device: torch.device) -> None:
@@ -42,6 +43,7 @@ class Surroundings:
         self._watch = device_state.watch(device)
         self._peak = bf16_peak(measuring.device_name(device))
         self._peak_memory_bytes: int | None = None
+        self.beside_memory_bytes: int | None = None
         self._peak_before: int | None = None
         self._counts = True
         self.environment: dict[str, Any] = {
@@ -136,6 +138,8 @@ class Surroundings:
         """
         self._settings.close()
         self._peak_memory_bytes = self._peak_so_far()
+        if ended and self._device.type == "cuda" and not (self._watch and self._watch.others()):
+            self.beside_memory_bytes = memory.beside_allocator(self._device)
         others = self._load.cores() if self._load and self._device.type == "cpu" else 0.0
         if others > LOADED_CORES:
             self.notes.append(f"other processes kept {others:.1f} CPU cores busy while the trial ran")

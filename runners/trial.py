@@ -339,6 +339,7 @@ class _Run:
             "status": ending.status,
             "speed": self.surroundings.summarise(self.windows),
             "peak_memory_bytes": self.surroundings.peak_memory_bytes,
+            "beside_memory_bytes": self.surroundings.beside_memory_bytes,
             "seconds": measuring.rounded(self.clock.read()),
             "environment": self.environment,
         }

@@ -236,6 +236,7 @@ def _measured(record: Record) -> dict[str, float | None]:
         "tflops_per_s": speed.get("tflops_per_s"),
         "mfu": speed.get("mfu"),
         "peak_memory_bytes": record.get("peak_memory_bytes"),
+        "beside_memory_bytes": record.get("beside_memory_bytes"),
         "useful_fraction": of_own_seconds(record.get("seconds") or {}) if record["type"] == "final" else None,
         **{f"seconds.{part}": value for part, value in (record.get("seconds") or {}).items()},
     }

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sweeper.labels import duration, gibibytes, labels, short
+from sweeper.observations import memory_of_record
 from sweeper.report import curves
 from sweeper.report.page_tables import Cell, Column, cells, column, with_anything
 from sweeper.report.tables import loss_interval, percent, speed_interval
@@ -48,7 +49,7 @@ COLUMNS = (
         "{:.0%}".format,
         hint="of the trial's own time: its steps and its evaluation",
     ),
-    column("memory", lambda record: record.get("peak_memory_bytes"), gibibytes),
+    column("memory", memory_of_record, gibibytes),
     column("notes", _notes, numbers=False, missing=""),
 )
 """Of the trials' table, all but the config, which comes first, and where there are several the device."""

@@ -224,10 +224,14 @@ def test_another_cap_on_memory_settles_no_probe_and_keeps_trainings_that_fit():
             again.tell(event)
         assert sizes([event.job for event in ended(again, {2: 1.0, 4: 2.0, 8: 3.0})]) == tried
     hungry = replace(events[-1], job=replace(events[-1].job, memory_bytes=None), peak_memory_bytes=20 * GIB)
-    for cap, asked in ((16 * GIB, 1), (24 * GIB, 0), (None, 0)):
+    with_context = replace(hungry, beside_memory_bytes=5 * GIB)
+    for told, cap, asked in (
+        (hungry, 16 * GIB, 1), (hungry, 24 * GIB, 0), (hungry, None, 0),
+        (with_context, 24 * GIB, 1), (with_context, 25 * GIB, 0),
+    ):  # fmt: skip
         machine = driver(one, memory_bytes=cap, batch_sizes=(4,))
-        machine.tell(hungry)
-        assert len(ended(machine, at_batch)) == asked
+        machine.tell(told)
+        assert len(ended(machine, at_batch)) == asked, (told.beside_memory_bytes, cap)
 
 
 def test_a_training_out_of_memory_under_another_cap_is_tried_again():
