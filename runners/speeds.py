@@ -11,10 +11,12 @@ MIN_WINDOWS = 3
 """Of a speed: fewer don't say how far it can be relied on."""
 
 
-def summarise(job: Job, rates: Sequence[float], *, peak_tflops: float | None = None) -> SpeedSummary | None:
+def summarise(
+    job: Job, rates: Sequence[float], *, peak_tflops: float | None = None, busy: float | None = None
+) -> SpeedSummary | None:
     """Median, lowest and highest of a job's tokens/s in windows of whole steps; None below MIN_WINDOWS.
 
-    `peak_tflops` is the device's, for the MFU; None where it isn't known.
+    `peak_tflops` is the device's, for the MFU; `busy`, the share of the time in which it was. None where not known.
     """
     if len(rates) < MIN_WINDOWS:
         return None
@@ -28,4 +30,5 @@ def summarise(job: Job, rates: Sequence[float], *, peak_tflops: float | None = N
         step_ms=1000 * recipe.tokens_per_step / median,
         tflops_per_s=tflops,
         mfu=tflops / peak_tflops if peak_tflops else None,
+        busy=busy,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,6 +19,8 @@ from runners.speeds import summarise
 from sweeper.records import Job, SpeedSummary
 
 LOADED_CORES = 0.5
+TIMED_SHARE = 0.9
+"""Of the time since a window began: less than this was timed where something else was done in between."""
 
 
 class Surroundings:
@@ -30,6 +34,9 @@ class Surroundings:
         self._job, self._device = job, device
         self.notes: list[str] = []
         self._states: list[device_state.DeviceState] = []
+        self._busy: list[float | None] = []
+        self._mark: device_state.Mark | None = None
+        self._began = 0.0
         self._load: measuring.OtherLoad | None = None
         self._settings = contextlib.ExitStack()
         if device.type == "cpu":
@@ -76,14 +83,21 @@ class Surroundings:
         """From now on, notice the load of other processes."""
         self._load = measuring.OtherLoad()
 
-    def alone(self) -> bool:
-        """Look at the device after a window; whether that window's speed is to be kept: nobody else was there."""
-        state = self._watch.state() if self._watch else None
-        if state is None:
-            return True
-        if state.other_processes and not self._job.shared_ok:
+    def begin_window(self) -> None:
+        """Steps that may be timed follow."""
+        self._mark, self._began = self._watch.mark() if self._watch else None, time.perf_counter()
+
+    def alone(self, seconds: float) -> bool:
+        """Look at the device after a window of so many timed `seconds`; whether its speed is to be kept: nobody else
+        was there. How busy the device was isn't known of a window with a branch in it.
+        """
+        timed = seconds > TIMED_SHARE * (time.perf_counter() - self._began)
+        state = self._watch.state(self._mark) if self._watch else None
+        if state is not None and state.other_processes and not self._job.shared_ok:
             return False
-        self._states.append(state)
+        if state is not None:
+            self._states.append(state)
+        self._busy.append(self._watch.busy(self._mark) if self._watch and self._mark and timed else None)
         return True
 
     def check_memory(self) -> None:
@@ -121,10 +135,16 @@ class Surroundings:
         }
 
     def summarise(self, windows: Iterable[tuple[int, float]]) -> SpeedSummary | None:
-        """The job's speed from windows of (steps, seconds), None where they are too few."""
+        """The job's speed from the last windows that were kept, of (steps, seconds); None where they are too few."""
         per_step = self._job.config.recipe.tokens_per_step
         rates = [steps * per_step / seconds for steps, seconds in windows]
-        return summarise(self._job, rates, peak_tflops=self._peak.tflops if self._peak else None)
+        busy = [share for share in self._busy[len(self._busy) - len(rates) :] if share is not None]
+        return summarise(
+            self._job,
+            rates,
+            peak_tflops=self._peak.tflops if self._peak else None,
+            busy=statistics.fmean(busy) if busy else None,
+        )
 
     @property
     def peak_memory_bytes(self) -> int | None:

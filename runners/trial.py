@@ -175,6 +175,7 @@ class _Run:
     def attempt(self, dataset: Dataset) -> Generator[Event, None, _Ending | None]:
         """Take the schedule's steps, evaluate, and where they were too few to be timed, take more; None after a NaN."""
         for count in self.segments():
+            self.surroundings.begin_window()
             taken = self.take_steps(count, dataset)
             losses = self.training.collect_losses()
             self.curve += losses
@@ -287,7 +288,7 @@ class _Run:
 
     def keep_window(self, count: int, taken: float) -> None:
         """Keep steps and their seconds, unless others were using the device."""
-        if self.surroundings.alone():
+        if self.surroundings.alone(taken):
             self.windows.append((count, taken))
 
     def evaluate(self, dataset: Dataset, *, part: str) -> tuple[float, float | None]:
@@ -327,6 +328,7 @@ class _Run:
         self.book_first_step(each)
         per_window = max(1, round(PROBE_WINDOW_SECONDS / each))
         for _ in range(PROBE_WINDOWS):
+            self.surroundings.begin_window()
             self.keep_window(per_window, self.training.timed_steps(per_window))
         self.training.losses.clear()
         self.clock.enter("set_up")

@@ -299,7 +299,8 @@ class SpeedSummary:
     """Training speed over whole optimizer steps, after compile and warm-up. `windows` in tokens/s.
 
     `tflops_per_s` is tokens/s × the model's training FLOPs per token; `mfu` that ÷ the device's dense bf16 peak,
-    None where the peak isn't known.
+    None where the peak isn't known. `busy` is the share of the windows in which a kernel was running on the GPU, None
+    on a CPU and where the driver doesn't tell.
     """
 
     tokens_per_s: float
@@ -309,6 +310,7 @@ class SpeedSummary:
     step_ms: float
     tflops_per_s: float | None = None
     mfu: float | None = None
+    busy: float | None = None
 
 
 def memory_needed(peak_bytes: int | None, beside_bytes: int | None) -> int | None:

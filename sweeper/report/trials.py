@@ -41,6 +41,7 @@ COLUMNS = (
     column("tokens/s", _speed("tokens_per_s"), short, kept=True),
     column("TFLOP/s", _speed("tflops_per_s"), "{:.3g}".format),
     column("MFU", _speed("mfu"), "{:.1%}".format, hint="of the device's dense bf16 peak"),
+    column("GPU busy", _speed("busy"), "{:.0%}".format, hint="the share of the timed steps in which a kernel ran"),
     column("tokens", lambda record: record.get("tokens"), short),
     column("time", lambda record: own_seconds(record.get("seconds") or {}) or None, duration),
     column(

@@ -226,7 +226,14 @@ class FakeWatch:
         self.number += 1
         return ["process 7 python (3.0 GiB)"] if self.number in self.looks else []
 
-    def state(self):
+    def mark(self):
+        return device_state.Mark(time_us=0, slowed_ns={})
+
+    def busy(self, since):
+        return 0.5
+
+    def state(self, since):
+        assert since is not None
         return device_state.DeviceState(
             clocks_mhz={"sm": 1980 - self.number, "memory": 2619}, throttle_reasons=("power cap",), temperature_c=60,
             power_w=500.0 + self.number, other_processes=len(self.others()),
@@ -261,12 +268,28 @@ def test_windows_that_others_disturb_are_dropped(chain, brief, monkeypatch):
     assert len(outcome.speed.windows) == 7
     state = outcome.environment["device_state"]
     assert (state["other_processes"], state["throttle_reasons"]) == (0, ["power cap"])
+    assert outcome.speed.busy == 0.5
     watched(monkeypatch, range(1, 100))
     outcome = last(job(chain, steps=60))
     assert (outcome.status, outcome.speed) == ("ok", None)
     assert any("speed isn't known" in note for note in outcome.notes)
     with pytest.raises(device_state.DeviceInUse):
         last(job(chain, kind="speed"))
+
+
+def test_how_busy_a_device_was_is_not_told_of_windows_with_something_else_in_them(chain, monkeypatch):
+    watched(monkeypatch, ())
+    around = surroundings.Surroundings(job(chain, steps=60), torch.device("cpu"))
+    clock = iter([0.0, 1.0, 1.0, 2.0, 2.0, 3.0])
+    monkeypatch.setattr(surroundings.time, "perf_counter", lambda: next(clock))
+    for seconds in (0.95, 0.6, 0.95):
+        around.begin_window()
+        assert around.alone(seconds)
+    assert around._busy == [0.5, None, 0.5]
+    around._busy[0] = 0.1
+    assert around.summarise([(1, 1.0)] * 3).busy == pytest.approx(0.3)
+    around._busy.append(0.7)
+    assert around.summarise([(1, 1.0)] * 3).busy == pytest.approx(0.6), "of the windows that are the speed's"
 
 
 def test_a_loaded_cpu_is_noted(chain, brief, monkeypatch):
