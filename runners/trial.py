@@ -18,7 +18,7 @@ from runners import between_jobs, branches, measuring, reference
 from runners.clock import Clock
 from runners.data.dataset import Batch, Dataset, epochs, held_out_batches, held_out_bytes_per_token, train_batches
 from runners.device_state import DeviceInUse
-from runners.speeds import MIN_WINDOWS
+from runners.speeds import MIN_WINDOWS, window_seconds
 from runners.surroundings import Surroundings
 from runners.training import Training, evaluate
 from sweeper.errors import DataError
@@ -320,13 +320,14 @@ class _Run:
         return _Ending(status="ok")
 
     def time_more_steps(self) -> None:
-        """Steps taken for the speed alone: the rest of the warm-up, then windows of about half a second."""
+        """Steps taken for the speed alone: the rest of the warm-up, then windows of half a second or more."""
         self.clock.enter("timing")
         self.windows.clear()
         missing = max(1, 1 + measuring.WARM_UP_STEPS - (self.training.step_index - self.began_at))
         each = self.training.timed_steps(missing) / missing
         self.book_first_step(each)
-        per_window = max(1, round(PROBE_WINDOW_SECONDS / each))
+        seconds = window_seconds(self.job, windows=PROBE_WINDOWS, shortest=PROBE_WINDOW_SECONDS)
+        per_window = max(1, round(seconds / each))
         for _ in range(PROBE_WINDOWS):
             self.surroundings.begin_window()
             self.keep_window(per_window, self.training.timed_steps(per_window))

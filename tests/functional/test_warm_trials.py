@@ -203,6 +203,31 @@ def test_a_cap_on_memory_ends_a_trial_on_a_cpu(chain, brief):
     assert last(replace(big, memory_bytes=2**32)).status != "out_of_memory"
 
 
+@pytest.mark.parametrize(
+    ("kind", "length", "seconds"),
+    [
+        ("speed", {}, 0.5),
+        ("speed", {"steps": None, "minutes": 0.2}, 0.5),
+        ("speed", {"steps": None, "minutes": 2.0}, 1.2),
+        ("speed", {"steps": None, "minutes": 60.0}, 4.0),
+        ("train", {"steps": 12}, 0.5),
+    ],
+)
+def test_a_probe_that_sizes_trainings_by_minutes_is_as_long_as_they_need(chain, monkeypatch, kind, length, seconds):
+    """In a world where a step takes 10 ms."""
+    taken = []
+
+    def steps(training, count):
+        taken.append(count)
+        training.step_index += count
+        training.losses += [torch.zeros(())] * count
+        return 0.01 * count
+
+    monkeypatch.setattr(Training, "timed_steps", steps)
+    assert last(job(chain, kind=kind, **length)).speed.tokens_per_s == pytest.approx(51_200)
+    assert taken[-5:] == [round(100 * seconds)] * 5
+
+
 def test_speed_is_also_told_in_flops_and_as_a_share_of_the_peak(chain, brief, monkeypatch):
     unknown = last(job(chain, kind="speed"))
     assert (unknown.environment["peak_bf16_tflops"], unknown.speed.mfu) == (None, None)
