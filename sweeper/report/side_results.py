@@ -158,5 +158,5 @@ def _ladder_sentences(ladders: Sequence[BatchLadder]) -> list[str]:
     if any(rung.chosen for rung in rungs):
         said.append("●: the fastest, at which trials run.")
     if any(rung.status == "not_run" for rung in rungs):
-        said.append("–: not run, as a ladder ends where memory does.")
+        said.append("–: not run: beyond the memory, or below a micro-batch that was no faster than a larger one.")
     return said
