@@ -317,6 +317,19 @@ def test_how_busy_a_device_was_is_not_told_of_windows_with_something_else_in_the
     assert around.summarise([(1, 1.0)] * 3).busy == pytest.approx(0.6), "of the windows that are the speed's"
 
 
+@pytest.mark.parametrize(("looks", "ended", "beside"), [((), True, 10), (range(100), True, None), ((), False, None)])
+def test_what_lies_beside_the_peak_is_read_on_a_card_that_nobody_else_uses(chain, monkeypatch, looks, ended, beside):
+    watched(monkeypatch, looks)
+    around = surroundings.Surroundings(job(chain, steps=60), torch.device("cpu"))
+    around._device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 30)
+    monkeypatch.setattr(measuring, "peak_memory_bytes", lambda device: 35)
+    monkeypatch.setattr(between_jobs, "clear_up", lambda device, ended: 0)
+    around.close(ended=ended)
+    assert (around.peak_memory_bytes, around.beside_memory_bytes) == (35, beside)
+
+
 def test_a_loaded_cpu_is_noted(chain, brief, monkeypatch):
     monkeypatch.setattr(measuring.OtherLoad, "cores", lambda self: 1.25)
     assert "other processes kept 1.2 CPU cores busy while the trial ran" in last(job(chain, steps=1)).notes

@@ -10,6 +10,7 @@ from trial_jobs import write_chain
 
 from runners import device_state, measuring
 from runners.trial import run_job
+from sweeper.machine import gpu_count
 from sweeper.records import memory_needed
 
 pytestmark = pytest.mark.gpu
@@ -56,6 +57,10 @@ def test_the_state_is_that_of_the_windows():
     assert quiet < 0.5 < busy <= 1.0
     assert state.power_w > 100
     assert state.clocks_mhz["sm"] > 1000
+
+
+def test_the_devices_that_torch_sees_are_counted_without_it():
+    assert gpu_count() == torch.cuda.device_count()
 
 
 def test_a_speed_says_how_busy_the_card_was(probe):
