@@ -6,6 +6,11 @@ NVML numbers devices by itself, so torch's device is found by its UUID, whatever
 numbers processes by itself: inside a container its process ids are the host's, so that our own isn't among them. Then
 one of those listed is taken for us, and what is left counts; and memory in use that isn't ours is a sign of others
 even where none is listed.
+
+What a window was like is read when it's over, and the device idles by then. So it is taken from what the driver itself
+has sampled and counted in between: its buffers of power, clocks and utilization, and its counters of nanoseconds spent
+slowed down. A thread that asks in the meantime would do so too, at the price of Python's lock, which the thread that
+launches the kernels holds. Where the driver keeps no such records (MIG, older cards), what it says afterwards stands.
 """
 
 from __future__ import annotations
@@ -13,8 +18,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +35,16 @@ SLOWDOWNS = {
 }
 """nvml.h, nvmlClocksEventReasons: the bits by which a device is slower than it was set to be."""
 
+SLOWED_NS = {"NVML_FI_DEV_PERF_POLICY_POWER": 0x004, "NVML_FI_DEV_PERF_POLICY_THERMAL": 0x020}
+"""Counters of nanoseconds slowed down, by their name in nvml.h, and the reasons that they count. The newer fields for
+other reasons have changed their numbers between versions of nvml.h."""
+
+SLOWED_SHARE = 0.01
+"""Of a window: slowed down for less is not worth a word."""
+
+VALUE_TYPES = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+"""nvml.h, nvmlValueType_t: which member of a sample's union holds its value."""
+
 UNEXPLAINED_BYTES = 2 * 2**30
 """Memory in use on the device beyond what this process knows of; its CUDA context and libraries take a part of it."""
 
@@ -38,6 +54,14 @@ PATIENCE_SECONDS = 10.0
 
 class DeviceInUse(RuntimeError):
     """Other processes use a device that is to be timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Where a window begins: microseconds of the clock that NVML's samples bear, and SLOWED_NS so far, by reason."""
+
+    time_us: int
+    slowed_ns: Mapping[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +109,24 @@ class DeviceWatch:
     def __init__(self, nvml: Any, handle: Any, *, own_bytes: Callable[[], int]) -> None:
         self._nvml, self._handle, self._own_bytes = nvml, handle, own_bytes
 
-    def state(self) -> DeviceState:
-        """The state now."""
+    def mark(self) -> Mark:
+        """The begin of a window, before it is timed."""
+        return Mark(time_us=_now_us(), slowed_ns=self._slowed_ns())
+
+    def state(self, since: Mark | None = None) -> DeviceState:
+        """The state in the window `since` then, median clocks and the most power; without one, the state now."""
         nvml, handle = self._nvml, self._handle
         clocks = {
-            name: self._ask("nvmlDeviceGetClockInfo", handle, which)
-            for name, which in (("sm", nvml.NVML_CLOCK_SM), ("memory", nvml.NVML_CLOCK_MEM))
+            name: self._typical(since, samples, lambda which=which: self._ask("nvmlDeviceGetClockInfo", handle, which))
+            for name, which, samples in (
+                ("sm", nvml.NVML_CLOCK_SM, nvml.NVML_PROCESSOR_CLK_SAMPLES),
+                ("memory", nvml.NVML_CLOCK_MEM, nvml.NVML_MEMORY_CLK_SAMPLES),
+            )
         }
-        bits = self._ask("nvmlDeviceGetCurrentClocksEventReasons", handle)
-        if bits is None:
-            bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
-        milliwatts = self._ask("nvmlDeviceGetPowerUsage", handle)
+        bits = self._slowdowns(since)
+        milliwatts = max(self._samples(since, nvml.NVML_TOTAL_POWER_SAMPLES), default=None)
+        if milliwatts is None:
+            milliwatts = self._ask("nvmlDeviceGetPowerUsage", handle)
         return DeviceState(
             clocks_mhz=clocks,
             throttle_reasons=None if bits is None else tuple(words for bit, words in SLOWDOWNS.items() if bits & bit),
@@ -103,6 +134,43 @@ class DeviceWatch:
             power_w=None if milliwatts is None else milliwatts / 1000,
             other_processes=len(self.others()),
         )
+
+    def busy(self, since: Mark) -> float | None:
+        """The share of the window in which a kernel was running, as the driver has sampled it; None without samples."""
+        found = self._samples(since, self._nvml.NVML_GPU_UTILIZATION_SAMPLES)
+        return statistics.fmean(found) / 100 if found else None
+
+    def _typical(self, since: Mark | None, samples: int, now: Callable[[], int | None]) -> int | None:
+        found = self._samples(since, samples)
+        return round(statistics.median(found)) if found else now()
+
+    def _samples(self, since: Mark | None, kind: int) -> list[float]:
+        """What the driver has sampled in the window; of several the first is left out, as it began before."""
+        told = self._ask("nvmlDeviceGetSamples", self._handle, kind, since.time_us) if since else None
+        if since is None or told is None:
+            return []
+        value_type, samples = told
+        now, member = _now_us(), VALUE_TYPES[value_type]
+        found = [float(getattr(s.sampleValue, member)) for s in samples if since.time_us < s.timeStamp <= now]
+        return found[1:] or found
+
+    def _slowed_ns(self) -> dict[int, int]:
+        fields = {getattr(self._nvml, name): bit for name, bit in SLOWED_NS.items()}
+        told = self._ask("nvmlDeviceGetFieldValues", self._handle, list(fields)) or ()
+        return {fields[one.fieldId]: int(one.value.ullVal) for one in told if one.nvmlReturn == 0}
+
+    def _slowdowns(self, since: Mark | None) -> int | None:
+        """The bits of SLOWDOWNS: of what is counted, by the window; of the rest, and without a window, as of now."""
+        bits = self._ask("nvmlDeviceGetCurrentClocksEventReasons", self._handle)
+        if bits is None:
+            bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", self._handle)
+        if since is None:
+            return bits
+        least, counted = SLOWED_SHARE * 1000 * (_now_us() - since.time_us), self._slowed_ns()
+        for bit in counted.keys() & since.slowed_ns.keys():
+            slowed = counted[bit] - since.slowed_ns[bit] > least
+            bits = (bits or 0) & ~bit | (bit if slowed else 0)
+        return bits
 
     def others(self) -> list[str]:
         """Who else uses the device, a description each; empty where nobody is known to."""
@@ -135,6 +203,10 @@ class DeviceWatch:
             return function(*arguments) if function else None
         except self._nvml.NVMLError:
             return None
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def _gib(size: int) -> str:

@@ -35,13 +35,13 @@ def cap_device(device: torch.device, cap_bytes: int | None) -> int | None:
     if cap_bytes is None:
         return None
     _, total = torch.cuda.mem_get_info(device)
-    allowed = max(0, min(cap_bytes, total) - _beside_allocator(device))
+    allowed = max(0, min(cap_bytes, total) - beside_allocator(device))
     torch.cuda.set_per_process_memory_fraction(allowed / total, device)
     return allowed
 
 
-def _beside_allocator(device: torch.device) -> int:
-    """Bytes in use on the device that the allocator doesn't hold: ours, on a device that isn't shared."""
+def beside_allocator(device: torch.device) -> int:
+    """Bytes in use on a CUDA device that the allocator doesn't hold: ours, on a device that isn't shared."""
     free, total = torch.cuda.mem_get_info(device)
     return total - free - torch.cuda.memory_reserved(device)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,18 +19,24 @@ from runners.speeds import summarise
 from sweeper.records import Job, SpeedSummary
 
 LOADED_CORES = 0.5
+TIMED_SHARE = 0.9
+"""Of the time since a window began: less than this was timed where something else was done in between."""
 
 
 class Surroundings:
     """Set up when a job starts, whatever the process ran before; asked while it runs; closed when it has ended.
 
-    `environment` and `notes` go into the job's record.
+    `environment` and `notes` go into the job's record, as do `peak_memory_bytes` and `beside_memory_bytes`
+    (`sweeper.records.Final`), which are known once it is closed.
     """
 
     def __init__(self, job: Job, device: torch.device) -> None:
         self._job, self._device = job, device
         self.notes: list[str] = []
         self._states: list[device_state.DeviceState] = []
+        self._busy: list[float | None] = []
+        self._mark: device_state.Mark | None = None
+        self._began = 0.0
         self._load: measuring.OtherLoad | None = None
         if device.type == "cpu":
             keep_freed_memory()
@@ -41,6 +49,7 @@ class Surroundings:
         self._watch = device_state.watch(device)
         self._peak = bf16_peak(measuring.device_name(device))
         self._peak_memory_bytes: int | None = None
+        self.beside_memory_bytes: int | None = None
         self._peak_before: int | None = None
         self._counts = True
         self.environment: dict[str, Any] = {
@@ -72,14 +81,21 @@ class Surroundings:
         """From now on, notice the load of other processes."""
         self._load = measuring.OtherLoad()
 
-    def alone(self) -> bool:
-        """Look at the device after a window; whether that window's speed is to be kept: nobody else was there."""
-        state = self._watch.state() if self._watch else None
-        if state is None:
-            return True
-        if state.other_processes and not self._job.shared_ok:
+    def begin_window(self) -> None:
+        """Steps that may be timed follow."""
+        self._mark, self._began = self._watch.mark() if self._watch else None, time.perf_counter()
+
+    def alone(self, seconds: float) -> bool:
+        """Look at the device after a window of so many timed `seconds`; whether its speed is to be kept: nobody else
+        was there. How busy the device was isn't known of a window with a branch in it.
+        """
+        timed = seconds > TIMED_SHARE * (time.perf_counter() - self._began)
+        state = self._watch.state(self._mark) if self._watch else None
+        if state is not None and state.other_processes and not self._job.shared_ok:
             return False
-        self._states.append(state)
+        if state is not None:
+            self._states.append(state)
+        self._busy.append(self._watch.busy(self._mark) if self._watch and self._mark and timed else None)
         return True
 
     def check_memory(self) -> None:
@@ -122,10 +138,16 @@ class Surroundings:
         }
 
     def summarise(self, windows: Iterable[tuple[int, float]]) -> SpeedSummary | None:
-        """The job's speed from windows of (steps, seconds), None where they are too few."""
+        """The job's speed from the last windows that were kept, of (steps, seconds); None where they are too few."""
         per_step = self._job.config.recipe.tokens_per_step
         rates = [steps * per_step / seconds for steps, seconds in windows]
-        return summarise(self._job, rates, peak_tflops=self._peak.tflops if self._peak else None)
+        busy = [share for share in self._busy[len(self._busy) - len(rates) :] if share is not None]
+        return summarise(
+            self._job,
+            rates,
+            peak_tflops=self._peak.tflops if self._peak else None,
+            busy=statistics.fmean(busy) if busy else None,
+        )
 
     @property
     def peak_memory_bytes(self) -> int | None:
@@ -138,6 +160,8 @@ class Surroundings:
         A job that hasn't `ended` by itself leaves no record, and an exception may still refer to what it held.
         """
         self._peak_memory_bytes = self._peak_so_far()
+        if ended and self._device.type == "cuda" and not (self._watch and self._watch.others()):
+            self.beside_memory_bytes = memory.beside_allocator(self._device)
         others = self._load.cores() if self._load and self._device.type == "cpu" else 0.0
         if others > LOADED_CORES:
             self.notes.append(f"other processes kept {others:.1f} CPU cores busy while the trial ran")

@@ -18,7 +18,7 @@ from runners.clock import Clock
 from runners.data.dataset import Batch, Dataset, epochs, held_out_batches, held_out_bytes_per_token, train_batches
 from runners.device_state import DeviceInUse
 from runners.host_memory import NoHostMemory
-from runners.speeds import MIN_WINDOWS
+from runners.speeds import MIN_WINDOWS, window_seconds
 from runners.surroundings import Surroundings
 from runners.training import Training, evaluate
 from sweeper.errors import DataError
@@ -175,6 +175,7 @@ class _Run:
     def attempt(self, dataset: Dataset) -> Generator[Event, None, _Ending | None]:
         """Take the schedule's steps, evaluate, and where they were too few to be timed, take more; None after a NaN."""
         for count in self.segments():
+            self.surroundings.begin_window()
             taken = self.take_steps(count, dataset)
             losses = self.training.collect_losses()
             self.curve += losses
@@ -291,7 +292,7 @@ class _Run:
 
     def keep_window(self, count: int, taken: float) -> None:
         """Keep steps and their seconds, unless others were using the device."""
-        if self.surroundings.alone():
+        if self.surroundings.alone(taken):
             self.windows.append((count, taken))
 
     def evaluate(self, dataset: Dataset, *, part: str) -> tuple[float, float | None]:
@@ -323,14 +324,16 @@ class _Run:
         return _Ending(status="ok")
 
     def time_more_steps(self) -> None:
-        """Steps taken for the speed alone: the rest of the warm-up, then windows of about half a second."""
+        """Steps taken for the speed alone: the rest of the warm-up, then windows of half a second or more."""
         self.clock.enter("timing")
         self.windows.clear()
         missing = max(1, 1 + measuring.WARM_UP_STEPS - (self.training.step_index - self.began_at))
         each = self.training.timed_steps(missing) / missing
         self.book_first_step(each)
-        per_window = max(1, round(PROBE_WINDOW_SECONDS / each))
+        seconds = window_seconds(self.job, windows=PROBE_WINDOWS, shortest=PROBE_WINDOW_SECONDS)
+        per_window = max(1, round(seconds / each))
         for _ in range(PROBE_WINDOWS):
+            self.surroundings.begin_window()
             self.keep_window(per_window, self.training.timed_steps(per_window))
         self.training.losses.clear()
         self.clock.enter("set_up")
@@ -343,6 +346,7 @@ class _Run:
             "status": ending.status,
             "speed": self.surroundings.summarise(self.windows),
             "peak_memory_bytes": self.surroundings.peak_memory_bytes,
+            "beside_memory_bytes": self.surroundings.beside_memory_bytes,
             "seconds": measuring.rounded(self.clock.read()),
             "environment": self.environment,
         }

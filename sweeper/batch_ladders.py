@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sweeper.labels import labels
-from sweeper.observations import Measured, PlannedPoint, Record, micro_batches, tokens_per_s
+from sweeper.observations import (
+    Measured,
+    PlannedPoint,
+    Record,
+    memory_of_record,
+    micro_batches,
+    tokens_per_s,
+)
 from sweeper.records import Config
 from sweeper.search.resolving import Ladder, ladders
 
@@ -16,8 +23,8 @@ from sweeper.search.resolving import Ladder, ladders
 class Rung:
     """One micro-batch, in sequences. `tokens_per_s` is None where the probe was out of memory or hasn't run.
 
-    `low` and `high` are the slowest and the fastest window of the probe, no interval of repeats. `chosen`: trials run
-    at it, as it was the fastest.
+    `low` and `high` are the slowest and the fastest window of the probe, no interval of repeats. `memory_bytes` is what
+    it needed of its device. `chosen`: trials run at this micro-batch, as it was the fastest.
     """
 
     batch_size: int
@@ -25,7 +32,7 @@ class Rung:
     tokens_per_s: float | None
     low: float | None
     high: float | None
-    peak_memory_bytes: int | None
+    memory_bytes: int | None
     chosen: bool
 
 
@@ -94,7 +101,7 @@ def _rungs(ladder: Ladder, known: Mapping[str, Record], points: Sequence[Planned
                 tokens_per_s=measured,
                 low=speed["low"] if speed and measured else None,
                 high=speed["high"] if speed and measured else None,
-                peak_memory_bytes=None if record is None else record.get("peak_memory_bytes"),
+                memory_bytes=None if record is None else memory_of_record(record),
                 chosen=bool(measured) and probe.execution in chosen,
             )
         )

@@ -10,6 +10,8 @@ from sweeper.records import Config
 
 POWER_CAP = "power cap"
 """The name that `runners.device_state` gives the commonest reason to slow down."""
+BUSY = 0.9
+"""The share of the time from which a GPU counts as busy all along."""
 
 
 def precision_doubts(m: Measured, names: Mapping[str, str]) -> list[str]:
@@ -111,6 +113,19 @@ def device_state_doubts(records: Sequence[Record]) -> list[str]:
             f"({listed(sorted(set().union(*throttled)))}): compare speeds measured cool, or at fixed clocks."
         )
     return doubts
+
+
+def launch_bound_doubts(records: Sequence[Record]) -> list[str]:
+    """Where a GPU waited for the CPU to launch its kernels, so that a speed says more of that than of the card."""
+    known = [share for r in records if (share := (r.get("speed") or {}).get("busy")) is not None]
+    waiting = [share for share in known if share < BUSY]
+    if not waiting:
+        return []
+    return [
+        f"The GPU waited for kernels to be launched in {len(waiting)} of {len(known)} jobs (busy {min(waiting):.0%} of "
+        "the time at the least): their speeds are bound by launches, which costs deep and narrow shapes more than the "
+        "card does. A larger `batch_size` keeps it busy."
+    ]
 
 
 def unscaled_doubts(configs: Sequence[Config]) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweeper.labels import gibibytes
-from sweeper.machine import cpu_count, device_files
+from sweeper.machine import cpu_count, devices_left, devices_present
 from sweeper.records import SCHEMA
 
 Facts = Mapping[str, Any]
@@ -56,7 +56,7 @@ def examine(facts: Mapping[str, Facts], *, runs: Path, tracking_uri: str) -> lis
         _python(),
         _torch(torch),
         _packages(),
-        _cuda(torch, files=device_files()),
+        _cuda(torch, present=devices_present()),
         _fp8(torch),
         _torchao(facts["torchao"]),
         _transformer_engine(facts["transformer_engine"], cuda=bool(devices)),
@@ -106,7 +106,7 @@ def _packages() -> Finding:
     return Finding(name="packages", state="ok", found=f"all {len(PACKAGES)} that trials and reports need", needed=True)
 
 
-def _cuda(torch: Facts, *, files: int) -> Finding:
+def _cuda(torch: Facts, *, present: int) -> Finding:
     devices = torch.get("devices", [])
     if devices:
         said = [
@@ -117,11 +117,10 @@ def _cuda(torch: Facts, *, files: int) -> Finding:
         driver = f"; driver {torch['driver']}" if torch.get("driver") else ""
         return Finding(name="CUDA", state="ok", found=f"{'; '.join(said)}{driver}; torch for CUDA {torch['cuda']}")
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if files and hidden is not None and not hidden.strip(", "):
-        return Finding(
-            name="CUDA", state="absent", found="CUDA_VISIBLE_DEVICES is empty: studies run on the CPU", mend="unset it"
-        )
-    if not files:
+    if hidden is not None and present and not devices_left(hidden, present=present):
+        found = f"CUDA_VISIBLE_DEVICES is {hidden.strip() or 'empty'}: studies run on the CPU"
+        return Finding(name="CUDA", state="absent", found=found, mend="unset it")
+    if not present:
         return Finding(name="CUDA", state="absent", found="no NVIDIA device: studies run on the CPU")
     if torch.get("cuda") is None:
         found = f"a device is there, but torch {torch.get('version', '')} was built without CUDA"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from sweeper.conditions import device_state_doubts, precision_doubts, unscaled_doubts
+from sweeper.conditions import device_state_doubts, launch_bound_doubts, precision_doubts, unscaled_doubts
 from sweeper.labels import listed, short
 from sweeper.noise import AdditiveFit
 from sweeper.nuisance import Tuned
@@ -61,6 +61,7 @@ def device_doubts(
         *precision_doubts(m, names),
         *_window_doubts((*m.finals, *m.speeds)),
         *device_state_doubts((*m.finals, *m.speeds)),
+        *launch_bound_doubts((*m.finals, *m.speeds)),
         *_learning_rate_doubts(configs, fits["val_loss"]),
         *_notes(m.trials),
     )

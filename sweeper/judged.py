@@ -193,6 +193,7 @@ def _point(
             for r in finals
         ),
         peak_memory_bytes=max(peaks, default=None),
+        beside_memory_bytes=_beside(m),
         on_frontier=False,
         standing="dominated",
         tied_with=(),
@@ -208,6 +209,12 @@ def _estimate(values: Sequence[float], mean: float, low: float | None, high: flo
 def _peaks(m: Measured, probe_id: str) -> list[int]:
     at_probe = [r for r in (*m.finals, *m.speeds) if r["probe_id"] == probe_id]
     return [r["peak_memory_bytes"] for r in at_probe if r.get("peak_memory_bytes") is not None]
+
+
+def _beside(m: Measured) -> int | None:
+    """The most: a process keeps the kernels of earlier jobs, so that what a job finds there says little of the job."""
+    found = [r["beside_memory_bytes"] for r in (*m.finals, *m.speeds) if r.get("beside_memory_bytes") is not None]
+    return max(found, default=None)
 
 
 def _exactly(value: float, n: int = 1) -> Estimate:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 from sweeper.errors import UsageError
 
 HERE = "this machine"
+DEVICES = Path("/dev")
+ASK_TORCH = (sys.executable, "-c", "import torch; print(torch.cuda.device_count())")
+ASK_TORCH_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,19 +147,50 @@ def this_machine() -> Machines:
     return Machines(nodes=(Node(cpus=cpu_count(), gpus=gpu_count()),))
 
 
-def device_files() -> int:
-    """CUDA devices that the driver has made files for, whether a process here may use them or not."""
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+def devices_present() -> int:
+    """CUDA devices of this machine, whether a process here may use them or not: by the driver's device files.
+
+    Under WSL2 there are none, but the one of Windows' graphics driver: there NVML says, or else torch.
+    """
+    if files := len(list(DEVICES.glob("nvidia[0-9]*"))):
+        return files
+    return _devices_of_wsl() if (DEVICES / "dxg").exists() else 0
+
+
+@cache
+def _devices_of_wsl() -> int:
+    with contextlib.suppress(Exception):  # NVML's errors have no base that is there without it
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+        try:
+            return int(nvml.nvmlDeviceGetCount())
+        finally:
+            nvml.nvmlShutdown()
+    with contextlib.suppress(subprocess.SubprocessError, OSError, ValueError):
+        # Another process imports torch, which takes seconds and hundreds of MB.
+        ran = subprocess.run(ASK_TORCH, capture_output=True, text=True, timeout=ASK_TORCH_S, check=True)
+        return int(ran.stdout)
+    return 0
 
 
 def gpu_count() -> int:
-    """CUDA devices that a process here may use: the driver's device files, cut down by CUDA_VISIBLE_DEVICES."""
-    present = device_files()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
+    """CUDA devices that a process here may use: those that are there, cut down by CUDA_VISIBLE_DEVICES."""
+    return devices_left(os.environ.get("CUDA_VISIBLE_DEVICES"), present=devices_present())
+
+
+def devices_left(visible: str | None, *, present: int) -> int:
+    """How many of `present` devices CUDA_VISIBLE_DEVICES leaves, by CUDA's rules; None: it isn't set.
+
+    A list of indices, and of names that begin with GPU- or MIG-; it ends before the first that is neither. One card
+    may have several MIG devices.
+    """
+    if visible is None or not present:
         return present
-    chosen = [name for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
-    return min(present, len(chosen))
+    names = [name.strip() for name in visible.split(",")]
+    kept = takewhile(
+        lambda name: name.startswith(("GPU-", "MIG-")) or (name.isdecimal() and int(name) < present), names
+    )
+    return len(set(kept))
 
 
 def cpu_count() -> int:

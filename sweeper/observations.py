@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sweeper.lines import event_from_record, job_id_of
-from sweeper.records import UNRESOLVED, Config, Execution, Job, Resolved
+from sweeper.records import UNRESOLVED, Config, Execution, Job, Resolved, memory_needed
 from sweeper.search.driver import Driver
 from sweeper.search.driver import State as DriverState
 from sweeper.search.grid import Grid
@@ -232,7 +232,8 @@ def _of_device(device: str, records: Sequence[Record], anywhere: Mapping[str, Re
 def _loss_alone(final: Record) -> Record:
     """A trial of another kind of device without what is that device's: speed, memory, times."""
     branches = [{**branch, "train_seconds": None} for branch in final.get("branches", ())]
-    return {**final, "speed": None, "peak_memory_bytes": None, "seconds": {}, "branches": branches}
+    bare: dict[str, Any] = {"speed": None, "peak_memory_bytes": None, "beside_memory_bytes": None, "seconds": {}}
+    return {**final, **bare, "branches": branches}
 
 
 def _resolved_alike(elsewhere: Sequence[Record], finals: Sequence[Record]) -> list[Record]:
@@ -275,6 +276,11 @@ def tokens_per_s(record: Record) -> float | None:
     speed = record.get("speed")
     value = speed["tokens_per_s"] if speed else None
     return float(value) if value is not None and math.isfinite(value) and value > 0 else None
+
+
+def memory_of_record(record: Record) -> int | None:
+    """What the job of a ledger's outcome needed of its device, in bytes; None where its peak isn't known."""
+    return memory_needed(record.get("peak_memory_bytes"), record.get("beside_memory_bytes"))
 
 
 def _data(record: Record) -> Any:

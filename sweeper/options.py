@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,14 @@ from sweeper.labels import labels
 from sweeper.limits import Limits
 from sweeper.noise import CONFIDENCE, t_quantile
 from sweeper.points import Point
-from sweeper.records import Config
+from sweeper.records import Config, memory_needed
 from sweeper.study_run import StudyRun
 from sweeper.surrogate import Surrogate, config_of, surrogate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from sweeper.planning.plan import Plan
 
     Vector = NDArray[np.float64]
 
@@ -42,8 +44,8 @@ class Figure:
 class Option:
     """A config at a micro-batch. `point` is what was measured of it, None where it's predicted.
 
-    `memory_bytes` is the highest measured peak, or else predicted. `variances` are those of the loss and of log
-    tokens/s, of a predicted config alone.
+    `memory_bytes` is what the device must have: the highest measured peak, or else the predicted one, and what lies
+    beside it. `variances` are those of the loss and of log tokens/s, of a predicted config alone.
     """
 
     config: Config
@@ -166,6 +168,7 @@ def options(run: StudyRun, one: DeviceFrontier, *, extrapolate: bool) -> Options
         among &= model.space.among_measured(others)
     believed = all(model.believed for model in surrogates.values())
     predicted = others.take(np.flatnonzero(among | extrapolate) if believed else np.zeros(0, dtype=np.int64))
+    predicted = replace(predicted, memory_bytes=predicted.memory_bytes + _beside(one.points, run.plan))
     figures = [
         surrogates[name].predict(predicted) if len(predicted) else (np.zeros(0), np.zeros(0)) for name in METRICS
     ]
@@ -190,18 +193,24 @@ def ladder_of(run: StudyRun) -> Sequence[int]:
     return tuple(sorted(rungs)) if rungs else ()
 
 
+def _beside(points: Sequence[Point], plan: Plan) -> int:
+    """What lies on the device beside a config's tensors, in bytes: as measured there, or else as the plan assumes."""
+    known = (point.beside_memory_bytes for point in points if point.beside_memory_bytes is not None)
+    return next(known, plan.calibration.beside_bytes)
+
+
 def _measured(point: Point, run: StudyRun) -> Option:
     from sweeper.planning.estimates import memory_of
 
     config = config_of(point)
     loss, speed = (point.objectives[name] for name in METRICS)
-    peak = point.peak_memory_bytes
+    needed = memory_needed(point.peak_memory_bytes, point.beside_memory_bytes)
     return Option(
         config=config,
         batch_size=point.batch_size,
         val_loss=Figure(mean=loss.mean, low=loss.low, high=loss.high),
         tokens_per_s=Figure(mean=speed.mean, low=speed.low, high=speed.high),
-        memory_bytes=memory_of(config, point.batch_size) if peak is None else peak,
-        memory_measured=peak is not None,
+        memory_bytes=memory_of(config, point.batch_size) + _beside([point], run.plan) if needed is None else needed,
+        memory_measured=needed is not None,
         point=point,
     )

@@ -62,6 +62,9 @@ class Point:
     `p_frontier`: how likely no other point is as good in all objectives and better in one (`sweeper.joint`), None
     without a noise estimate. `dominated_by` has up to three points that dominate it with a chance of 5% or more, the
     likeliest first.
+
+    `peak_memory_bytes` is the highest that was measured, `beside_memory_bytes` the most that lay beside any job on this
+    kind of device (`sweeper.records.Final`): the same for all its points, since it is the process's.
     """
 
     point_id: str
@@ -83,6 +86,7 @@ class Point:
     tied_in: tuple[str, ...]
     p_frontier: float | None = None
     dominated_by: tuple[Rival, ...] = ()
+    beside_memory_bytes: int | None = None
 
     def treatment(self, metric: str) -> str:
         """Whose the measurements of `metric` are: points of one config share its losses, of one probe its speeds."""

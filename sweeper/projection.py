@@ -235,7 +235,9 @@ def _measured(record: Record) -> dict[str, float | None]:
         "step_ms": speed.get("step_ms"),
         "tflops_per_s": speed.get("tflops_per_s"),
         "mfu": speed.get("mfu"),
+        "gpu_busy": speed.get("busy"),
         "peak_memory_bytes": record.get("peak_memory_bytes"),
+        "beside_memory_bytes": record.get("beside_memory_bytes"),
         "useful_fraction": of_own_seconds(record.get("seconds") or {}) if record["type"] == "final" else None,
         **{f"seconds.{part}": value for part, value in (record.get("seconds") or {}).items()},
     }

@@ -301,7 +301,8 @@ class SpeedSummary:
     """Training speed over whole optimizer steps, after compile and warm-up. `windows` in tokens/s.
 
     `tflops_per_s` is tokens/s × the model's training FLOPs per token; `mfu` that ÷ the device's dense bf16 peak,
-    None where the peak isn't known.
+    None where the peak isn't known. `busy` is the share of the windows in which a kernel was running on the GPU, None
+    on a CPU and where the driver doesn't tell.
     """
 
     tokens_per_s: float
@@ -311,11 +312,20 @@ class SpeedSummary:
     step_ms: float
     tflops_per_s: float | None = None
     mfu: float | None = None
+    busy: float | None = None
+
+
+def memory_needed(peak_bytes: int | None, beside_bytes: int | None) -> int | None:
+    """What a device must have for a job: its peak and what lies beside it; None where the peak isn't known.
+
+    Outcomes from before `beside_memory_bytes` was recorded count with their peak alone.
+    """
+    return None if peak_bytes is None else peak_bytes + (beside_bytes or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """A probe's outcome."""
+    """A probe's outcome. Memory as in `Final`."""
 
     job: Job
     status: Status
@@ -323,6 +333,7 @@ class Speed:
     peak_memory_bytes: int | None
     seconds: Mapping[str, float]
     environment: Mapping[str, Any]
+    beside_memory_bytes: int | None = None
     type: str = "speed"
 
 
@@ -350,6 +361,10 @@ class Final:
     train, evaluate, branches, timing (steps taken for the speed alone) and, where the reference config was measured
     before the trial, reference; `environment` has device, driver, versions, data and its fingerprint, and what was seen
     on the way.
+
+    `peak_memory_bytes` is on CUDA the most that torch's allocator has reserved; `beside_memory_bytes`, what the process
+    takes of the device beside it (CUDA context, kernels, libraries): the device must have their sum (`memory_needed`).
+    On a CPU the peak is the process's resident memory, and nothing lies beside it. None where it isn't known.
     """
 
     job: Job
@@ -364,6 +379,7 @@ class Final:
     environment: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     branches: tuple[Branch, ...] = ()
+    beside_memory_bytes: int | None = None
     type: str = "final"
 
 

@@ -46,6 +46,9 @@ CPU_OVERHEAD_S = 6.0
 GPU_FLOPS_PER_S = 300e12
 """Achieved in bf16 training on a data-centre GPU of the H100's class."""
 GPU_OVERHEAD_S = 60.0
+GPU_BESIDE_BYTES = 640 * 2**20
+"""CUDA context, kernels and libraries on a data-centre GPU. Planning takes this also where it was measured: which
+configs are feasible may not change while a study runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +56,13 @@ class Calibration:
     """What predicted seconds rest on.
 
     `overhead_s`: set-up, compile and steps taken for the timing alone, of one trial; `source`: a sentence.
+    `beside_bytes`: what lies on the device beside what a trial allocates, assumed for a GPU, 0 for a CPU.
     """
 
     achieved_flops_per_s: float
     overhead_s: float
     source: str
+    beside_bytes: int = 0
 
     def seconds(self, config: Config, branch_at: Sequence[float] = ()) -> float:
         """Predicted wall seconds of one trial of `config`, one seed, evaluation and branches included."""
@@ -105,6 +110,7 @@ def assumed(*, gpus: int, cpus: int) -> Calibration:
             achieved_flops_per_s=GPU_FLOPS_PER_S,
             overhead_s=GPU_OVERHEAD_S,
             source=f"assumed: {GPU_FLOPS_PER_S / 1e12:g} TFLOP/s of a GPU, {GPU_OVERHEAD_S:g} s to start",
+            beside_bytes=GPU_BESIDE_BYTES,
         )
     cores = "1 core" if cpus == 1 else f"{cpus} cores"
     return Calibration(
@@ -129,6 +135,7 @@ def calibrate(records: Iterable[Mapping[str, Any]]) -> Calibration | None:
         overhead_s=overhead,
         source=f"measured: {trials} of this folder on {finals[-1]['device']}, "
         f"{_flops_per_s(speed)} and {overhead:.1f} s to start",
+        beside_bytes=GPU_BESIDE_BYTES if finals[-1].get("environment", {}).get("driver") else 0,
     )
 
 

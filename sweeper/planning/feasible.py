@@ -67,7 +67,7 @@ class Group:
         return len(self.shapes)
 
     def above(self, memory_bytes: float) -> int:
-        """How many configs are predicted to need more than that at the largest micro-batch."""
+        """How many configs' tensors are predicted to need more than that at the largest micro-batch."""
         largest = memory_of_all(self.shapes.shape, self.settings, self.settings.batch_sizes[-1])
         return int((largest > memory_bytes).sum())
 
@@ -141,14 +141,14 @@ def _trial_offsets(lattice: Lattice) -> list[int]:
 
 def _kept(lattice: Lattice, shapes: Shapes, settings: TrialSettings, tally: Tally) -> Group:
     """What keeps the constraints and the memory."""
-    seq_len, cap = settings.fields["seq_len"], lattice.study.budget.memory
+    seq_len, cap = settings.fields["seq_len"], lattice.cap
     if lattice.study.constraints:
         kept, broken = lattice.constraints.kept(shapes.shape, seq_len=seq_len, tokens_per_step=settings.tokens_per_step)
         for reason, here in broken:
             tally.add(reason, shapes.index[here])
         shapes = shapes.take(kept)
     if cap is not None and len(shapes):
-        fits = memory_of_all(shapes.shape, settings, settings.batch_sizes[0]) <= cap
+        fits = memory_of_all(shapes.shape, settings, settings.batch_sizes[0]) <= cap.for_tensors()
         tally.add(MEMORY_RULE, shapes.index[~fits])
         shapes = shapes.take(fits)
     return Group(settings, shapes, _steps(settings, shapes.shape))

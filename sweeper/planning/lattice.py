@@ -10,7 +10,7 @@ from typing import Any
 from model.shape import Shape, ShapeError, derive
 from sweeper.errors import UsageError
 from sweeper.planning.constraints import Constraints
-from sweeper.planning.memory import rungs_within, too_large
+from sweeper.planning.memory import Cap, rungs_within, too_large
 from sweeper.planning.solver import Drop, Window, solve
 from sweeper.planning.tokens import TrialSettings, reference_tokens, settle, with_axes
 from sweeper.records import Config
@@ -42,10 +42,12 @@ class Lattice:
     The last axis varies fastest. A point is dropped for the first rule it fails: head rules, then those of the trial,
     then the parameter budget, then the study's constraints in their order, then the memory. `at` works one point out;
     `sweeper.planning.feasible` all of them.
+    `beside_bytes` is what lies on a trial's device beside its tensors, which `budget.memory` has to hold too.
     Raises UsageError where the study can't be planned at all.
     """
 
     study: Study
+    beside_bytes: int = 0
     window: Window | None = field(init=False)
     solved: str | None = field(init=False)
     rule: Solve | None = field(init=False)
@@ -75,6 +77,12 @@ class Lattice:
         self.constraints = Constraints(self.study.constraints)
 
     @property
+    def cap(self) -> Cap | None:
+        """On the memory of a trial; None without one."""
+        memory = self.study.budget.memory
+        return None if memory is None else Cap(memory_bytes=memory, beside_bytes=self.beside_bytes)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Of the axes, in their order."""
         return tuple(self.values)
@@ -102,7 +110,7 @@ class Lattice:
             return trial
         if isinstance(shape, Drop):
             return shape
-        config, cap = Config(shape=shape, recipe=trial.recipe(shape)), self.study.budget.memory
+        config, cap = Config(shape=shape, recipe=trial.recipe(shape)), self.cap
         if broken := self.constraints.first_broken(config):
             return broken
         if cap is None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sweeper.labels import duration, gibibytes, listed, short
-from sweeper.planning.memory import LADDER_SLACK
+from sweeper.planning.memory import LADDER_SLACK, Cap
 from sweeper.planning.tokens import longer, reference_tokens
 from sweeper.records import Config
 from sweeper.study.schema import Ladder, Study
@@ -21,11 +21,11 @@ MOST_CANDIDATES = 20_000
 """How many configs a search that takes a part of them chooses from, at most."""
 
 
-def notes(study: Study, groups: Sequence[Group]) -> tuple[str, ...]:
-    """One sentence for each thing that the plan's figures don't show."""
+def notes(study: Study, groups: Sequence[Group], cap: Cap | None) -> tuple[str, ...]:
+    """One sentence for each thing that the plan's figures don't show. `cap`: on the memory of a trial."""
     made = (
         _rescaled(study, groups),
-        _ladder(study, groups),
+        _ladder(study, groups, cap),
         _auto(groups),
         _minutes(groups),
         _candidates(study, groups),
@@ -49,19 +49,20 @@ def _rescaled(study: Study, groups: Sequence[Group]) -> str:
     )
 
 
-def _ladder(study: Study, groups: Sequence[Group]) -> str:
-    ladder, cap = study.trial.batch_size, study.budget.memory
+def _ladder(study: Study, groups: Sequence[Group], cap: Cap | None) -> str:
+    ladder = study.trial.batch_size
     if not isinstance(ladder, Ladder):
         return ""
     rungs = ", ".join(map(str, sorted(ladder.fastest)))
     said = f"The micro-batch is the fastest of {rungs} that has memory, by probes; memory is that of the smallest."
     if cap is None:
         return said
-    cut = sum(group.above(LADDER_SLACK * cap) for group in groups)
+    cut = sum(group.above(cap.for_tensors(LADDER_SLACK)) for group in groups)
     if cut:
         configs = sum(len(group) for group in groups)
         said += (
-            f" {cut} of {configs} configs leave out micro-batches predicted above {LADDER_SLACK:g} × {gibibytes(cap)}."
+            f" {cut} of {configs} configs leave out micro-batches predicted above {LADDER_SLACK:g} × "
+            f"{gibibytes(cap.memory_bytes)}."
         )
     return said
 

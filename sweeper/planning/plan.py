@@ -102,15 +102,15 @@ def make_plan(
     from sweeper.planning.totals import totals
 
     study = loaded.study
-    lattice = Lattice(study)
+    resources = study.resources
+    job_gpus = resources.gpus if resources.gpus is not None else gpus or 0
+    speed = calibration or assumed(gpus=job_gpus, cpus=resources.cpus or cpus)
+    lattice = Lattice(study, beside_bytes=speed.beside_bytes)
     found = feasible(lattice)
     counts = LatticeCounts(points=lattice.size, feasible=len(found.points), dropped=found.tally.commonest_first())
     examples = {reason: _example(lattice, reason, found.tally.first[reason]) for reason in counts.dropped}
     if not len(found):
         raise NothingFeasible(_nothing(loaded, counts, examples))
-    resources = study.resources
-    job_gpus = resources.gpus if resources.gpus is not None else gpus or 0
-    speed = calibration or assumed(gpus=job_gpus, cpus=resources.cpus or cpus)
     held = _Held(train_tokens)
     configs: Sequence[PlannedConfig] = PlannedConfigs(lattice, found, _Planner(study, lattice.window, speed, held))
     if len(configs) <= MAX_LISTED:
@@ -125,7 +125,7 @@ def make_plan(
         data_path=None if loaded.data_path is None else str(loaded.data_path),
         totals=totals(study, found, speed, held, probes=_probes(configs, all_of_them=study.search.prune)),
         notes=(
-            *notes(study, found.groups),
+            *notes(study, found.groups, lattice.cap),
             *follow_up_note(study, [one.config for one in configs[:MOST_AVERAGED]], speed),
         ),
     )
@@ -190,7 +190,7 @@ class _Planner:
             params=shape.params,
             off_target=None if window is None else window.off_target(window.counted(shape)),
             train_flops_per_token=shape.train_flops_per_token(recipe.seq_len),
-            memory_bytes=memory_of(config, told_of),
+            memory_bytes=memory_of(config, told_of) + self._speed.beside_bytes,
             tokens=tokens,
             branch_tokens=int(branch_tokens(tokens, recipe, self._trial.branch_at)),
             seconds=self._speed.seconds(config, self._trial.branch_at),

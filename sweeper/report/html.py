@@ -230,6 +230,6 @@ def _memory_measured(finals: Sequence[Mapping[str, Any]]) -> str:
     on_cuda = {r["environment"].get("driver") is not None for r in finals}
     own = {
         False: "peak resident memory of the process, libraries included (CPU)",
-        True: "peak reserved on the device (CUDA)",
+        True: "peak reserved on the device, and what lies beside it: context, kernels, libraries (CUDA)",
     }
     return "; ".join(own[kind] for kind in sorted(on_cuda))

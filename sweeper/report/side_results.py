@@ -146,7 +146,7 @@ def _cell(rung: Rung | None, best: float) -> dict[str, Any]:
         return {"kind": "none", "speed": "–", "memory": "", "share": 0}
     if rung.status == "out_of_memory":
         return {"kind": "out", "speed": "✕ out of memory", "memory": "", "share": 0}
-    memory = "" if rung.peak_memory_bytes is None else gibibytes(rung.peak_memory_bytes)
+    memory = "" if rung.memory_bytes is None else gibibytes(rung.memory_bytes)
     speed = short(rung.tokens_per_s or 0.0)
     share = round(100 * (rung.tokens_per_s or 0.0) / best) if best else 0
     return {"kind": "chosen" if rung.chosen else "ok", "speed": speed, "memory": memory, "share": share}
@@ -158,5 +158,5 @@ def _ladder_sentences(ladders: Sequence[BatchLadder]) -> list[str]:
     if any(rung.chosen for rung in rungs):
         said.append("●: the fastest, at which trials run.")
     if any(rung.status == "not_run" for rung in rungs):
-        said.append("–: not run, as a ladder ends where memory does.")
+        said.append("–: not run: beyond the memory, or below a micro-batch that was no faster than a larger one.")
     return said

@@ -29,7 +29,10 @@ OBJECTIVES = {
     "train_flops_per_token": "FLOPs/token",
 }
 """An objective as a reader sees it."""
-MEMORY_PLANNED = "predicted for the tensors alone; a trial on a CPU measures that of its whole process"
+MEMORY_PLANNED = (
+    "predicted for the tensors, plus 0.6 GiB for context and kernels on a GPU; "
+    "a trial on a CPU measures that of its whole process"
+)
 """What the plan's memory is the memory of."""
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sweeper.labels import duration, gibibytes, labels, short
+from sweeper.observations import memory_of_record
 from sweeper.report import curves
 from sweeper.report.page_tables import Cell, Column, cells, column, with_anything
 from sweeper.report.tables import loss_interval, percent, speed_interval
@@ -40,6 +41,7 @@ COLUMNS = (
     column("tokens/s", _speed("tokens_per_s"), short, kept=True),
     column("TFLOP/s", _speed("tflops_per_s"), "{:.3g}".format),
     column("MFU", _speed("mfu"), "{:.1%}".format, hint="of the device's dense bf16 peak"),
+    column("GPU busy", _speed("busy"), "{:.0%}".format, hint="the share of the timed steps in which a kernel ran"),
     column("tokens", lambda record: record.get("tokens"), short),
     column("time", lambda record: own_seconds(record.get("seconds") or {}) or None, duration),
     column(
@@ -48,7 +50,7 @@ COLUMNS = (
         "{:.0%}".format,
         hint="of the trial's own time: its steps and its evaluation",
     ),
-    column("memory", lambda record: record.get("peak_memory_bytes"), gibibytes),
+    column("memory", memory_of_record, gibibytes),
     column("notes", _notes, numbers=False, missing=""),
 )
 """Of the trials' table, all but the config, which comes first, and where there are several the device."""

@@ -117,7 +117,9 @@ class _Probes:
         """Want the probes of what the driver has chosen since."""
         configs = list(self._driver.configs.values())
         for config in configs[self._seen :]:
-            for ladder in ladders(config, self._driver.micro_batches_of(config), self._driver.settings):
+            micro_batches = self._driver.micro_batches_of(config)
+            # All that fit: trainings come here at the micro-batch that the first kind has chosen.
+            for ladder in ladders(config, micro_batches, self._driver.settings, in_turn="up"):
                 self._ladders.setdefault(ladder.probe_ids, ladder)
                 self._open.setdefault(ladder.probe_ids, ladder)
         self._seen = len(configs)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sweeper.records import Event, Final, Resolved, Speed
+from sweeper.records import Event, Final, Resolved, Speed, memory_needed
 
 Outcome = float | Literal["out_of_memory", "unavailable"]
 """Of a probe: its tokens/s, or why there are none; unavailable is what failed for good."""
@@ -77,8 +77,14 @@ class Outcomes:
         if not final.job.beside:
             return final
         probe = next(iter(self.counting(final.job.probe_id)), None)
-        found = (probe.speed, probe.peak_memory_bytes) if probe is not None else (None, None)
-        return replace(final, speed=found[0], peak_memory_bytes=found[1])
+        if probe is None:
+            return replace(final, speed=None, peak_memory_bytes=None, beside_memory_bytes=None)
+        return replace(
+            final,
+            speed=probe.speed,
+            peak_memory_bytes=probe.peak_memory_bytes,
+            beside_memory_bytes=probe.beside_memory_bytes,
+        )
 
     def resolved(self, job_id: str) -> list[Resolved]:
         """How a training on this kind of device was resolved, in a list of one; empty where there was none."""
@@ -91,8 +97,8 @@ class Outcomes:
         if isinstance(event, Final) and event.status != "out_of_memory":
             if event.status == "ok" and not told.own and lacks_branches(event, self._branch_at):
                 return False
-            peak = event.peak_memory_bytes
-            return cap is None or event.job.memory_bytes == cap or peak is None or peak <= cap
+            needed = memory_needed(event.peak_memory_bytes, event.beside_memory_bytes)
+            return cap is None or event.job.memory_bytes == cap or needed is None or needed <= cap
         return event.job.memory_bytes == cap and self._of_this_device(told)
 
     def _of_this_device(self, told: _Told) -> bool:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sweeper.planning.plan import PlannedConfig
 from sweeper.records import Job
 from sweeper.search.resolving import JobSettings
+
+STEPS = 1000
+"""In place of minutes; the learning rate follows them, and nothing that is measured."""
 
 
 def reference_job(candidates: Sequence[PlannedConfig], settings: JobSettings) -> Job | None:
     """The speed job of the reference config, by declaration alone; None where there is nothing to compare.
 
     It is the config of the median parameter count (of an even number the lower median; of equal counts the first), at
-    its smallest micro-batch, which has memory wherever a larger one has, and in bf16 where the precision is auto.
+    its smallest micro-batch, which has memory wherever a larger one has, and in bf16 where the precision is auto. Where
+    its length is in minutes it gets steps instead, of which its speed doesn't depend: it's no probe that has to size a
+    training, and such a one takes longer.
     """
     points = sum(1 if one.choose == "fastest" else len(one.executions) for one in candidates)
     if points < 2:
@@ -21,5 +27,7 @@ def reference_job(candidates: Sequence[PlannedConfig], settings: JobSettings) ->
     median = sorted(one.params.total for one in candidates)[(len(candidates) - 1) // 2]
     chosen = next(one for one in candidates if one.params.total == median)
     config = chosen.config.at_precision("bf16") if chosen.config.recipe.precision == "auto" else chosen.config
+    if config.recipe.minutes is not None:
+        config = replace(config, recipe=replace(config.recipe, minutes=None, steps=STEPS))
     execution = min(chosen.executions, key=lambda execution: execution.batch_size)
     return Job(kind="speed", config=config, execution=execution, **vars(settings))

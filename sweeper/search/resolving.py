@@ -1,8 +1,13 @@
 """What probes settle before a training: its micro-batch, its precision, its steps. Pure: from outcomes alone.
 
 A config is probed where `batch_size` has several values, where its precision is auto, or where its length is given
-in minutes. Of precision auto the micro-batches are probed in bf16 and in fp8. A ladder of micro-batches is climbed
-one probe at a time and ends at the first that is out of memory, as larger ones need more.
+in minutes. Of precision auto the micro-batches are probed in bf16 and in fp8.
+
+A ladder of micro-batches is climbed down, one probe at a time, from the largest, and ends at the first that is no
+faster than the larger ones: speed rises with the micro-batch, up to where it's flat. Each probe compiles for its own
+micro-batch (on a GPU for 20 to 30 s, to measure for 3), so that of four that fit two are saved where the largest is
+the fastest. One compilation for all, of a micro-batch that is left open, would be cheaper, and its kernels others than
+those that train: sizes that aren't known can't be specialised for, nor tiles chosen by them.
 """
 
 from __future__ import annotations
@@ -19,6 +24,8 @@ from sweeper.search.outcomes import Outcome
 
 OutcomeOf = Callable[[Job], Outcome | None]
 """The outcome of a speed job, None as long as it has none."""
+
+Order = Literal["all", "down", "up"]
 
 AUTO: tuple[Precision, ...] = ("bf16", "fp8")
 """What precision auto chooses from; of equal speeds the first wins."""
@@ -54,11 +61,19 @@ class MicroBatches:
 
 @dataclass(frozen=True, kw_only=True)
 class Ladder:
-    """The probes of one precision; `in_turn`: one at a time, until one is out of memory."""
+    """The probes of one precision, by ascending micro-batch.
+
+    `order`: all at once; or one at a time, down until one is no faster, or up until one is out of memory.
+    """
 
     precision: Precision
     probes: tuple[Job, ...]
-    in_turn: bool
+    order: Order
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether what is known of one probe may make another needless."""
+        return self.order != "all"
 
     @cached_property
     def probe_ids(self) -> tuple[str, ...]:
@@ -67,7 +82,9 @@ class Ladder:
 
     def next(self, outcome_of: OutcomeOf) -> Sequence[Job]:
         """The probes to run now; none once all is known."""
-        if not self.in_turn:
+        if self.order == "down":
+            return self._next_down([outcome_of(probe) for probe in self.probes])
+        if self.order == "all":
             return [probe for probe in self.probes if outcome_of(probe) is None]
         for probe in self.probes:
             outcome = outcome_of(probe)
@@ -77,9 +94,24 @@ class Ladder:
                 break
         return []
 
+    def _next_down(self, outcomes: Sequence[Outcome | None]) -> Sequence[Job]:
+        """What is larger than one that is out of memory, as an upward climb leaves it, needn't be tried."""
+        first_out = next((n for n, outcome in enumerate(outcomes) if outcome == "out_of_memory"), len(outcomes))
+        best = 0.0
+        for n, outcome in reversed(list(enumerate(outcomes))):
+            if outcome is None and n < first_out:
+                return [self.probes[n]]
+            if isinstance(outcome, float):
+                if outcome <= best:
+                    return []
+                best = outcome
+        return []
+
     def wanted(self, outcome_of: OutcomeOf) -> Sequence[Job]:
-        """The probes that have been run or will be, as far as is known: none beyond the memory's boundary."""
-        if self.in_turn:
+        """The probes that have been run or will be, as far as is known: none that turn out to be needless."""
+        if self.order == "down" and not self.next(outcome_of):
+            return [probe for probe in self.probes if outcome_of(probe) is not None]
+        if self.order == "up":
             for n, probe in enumerate(self.probes, start=1):
                 if outcome_of(probe) == "out_of_memory":
                     return self.probes[:n]
@@ -103,9 +135,16 @@ class Untrainable:
 
 
 def ladders(
-    config: Config, micro_batches: MicroBatches, settings: JobSettings = DEFAULT_SETTINGS
+    config: Config,
+    micro_batches: MicroBatches,
+    settings: JobSettings = DEFAULT_SETTINGS,
+    *,
+    in_turn: Order = "down",
 ) -> tuple[Ladder, ...]:
-    """The probes that `config` has to wait for, a ladder per precision; none where nothing is to be known."""
+    """The probes that `config` has to wait for, a ladder per precision; none where nothing is to be known.
+
+    `in_turn` is the order where the micro-batch is the fastest.
+    """
     recipe, executions = config.recipe, micro_batches.executions
     settled = len(executions) == 1 and recipe.precision != "auto" and recipe.minutes is None
     if settled and not micro_batches.probed:
@@ -118,7 +157,7 @@ def ladders(
                 Job(kind="speed", config=config.at_precision(precision), execution=execution, **vars(settings))
                 for execution in executions
             ),
-            in_turn=micro_batches.choose == "fastest",
+            order=in_turn if micro_batches.choose == "fastest" else "all",
         )
         for precision in precisions
     )

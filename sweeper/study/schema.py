@@ -96,10 +96,10 @@ class ParamsBudget(_Frozen):
 
 
 class Budget(_Frozen):
-    """What a feasible point must meet. `memory`, in bytes, is also all that a trial may reserve on its device."""
+    """What a feasible point must meet. `memory`, in bytes, is also all that a trial may take of its device."""
 
     params: ParamsBudget | None = None
-    memory: Bytes | None = Field(default=None, description="What a trial may reserve on its device, like 16GiB.")
+    memory: Bytes | None = Field(default=None, description="What a trial may take of its device, like 16GiB.")
 
 
 class BaseFields(_Frozen):
@@ -139,7 +139,9 @@ class OptimizerFields(_Frozen):
 
 
 class Ladder(_Frozen):
-    """`{fastest: [4, 8, 16]}`: the micro-batch is the fastest of these, by a probe of each that fits the memory."""
+    """`{fastest: [4, 8, 16]}`: the micro-batch is the fastest of these, by probes from the largest down to the first
+    that is no faster.
+    """
 
     fastest: tuple[Rows, ...] = ()
 

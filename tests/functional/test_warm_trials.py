@@ -249,6 +249,31 @@ def test_a_cap_on_memory_ends_a_trial_on_a_cpu(chain, brief):
     assert last(replace(big, memory_bytes=2**32)).status != "out_of_memory"
 
 
+@pytest.mark.parametrize(
+    ("kind", "length", "seconds"),
+    [
+        ("speed", {}, 0.5),
+        ("speed", {"steps": None, "minutes": 0.2}, 0.5),
+        ("speed", {"steps": None, "minutes": 2.0}, 1.2),
+        ("speed", {"steps": None, "minutes": 60.0}, 4.0),
+        ("train", {"steps": 12}, 0.5),
+    ],
+)
+def test_a_probe_that_sizes_trainings_by_minutes_is_as_long_as_they_need(chain, monkeypatch, kind, length, seconds):
+    """In a world where a step takes 10 ms."""
+    taken = []
+
+    def steps(training, count):
+        taken.append(count)
+        training.step_index += count
+        training.losses += [torch.zeros(())] * count
+        return 0.01 * count
+
+    monkeypatch.setattr(Training, "timed_steps", steps)
+    assert last(job(chain, kind=kind, **length)).speed.tokens_per_s == pytest.approx(51_200)
+    assert taken[-5:] == [round(100 * seconds)] * 5
+
+
 def test_speed_is_also_told_in_flops_and_as_a_share_of_the_peak(chain, brief, monkeypatch):
     unknown = last(job(chain, kind="speed"))
     assert (unknown.environment["peak_bf16_tflops"], unknown.speed.mfu) == (None, None)
@@ -272,7 +297,14 @@ class FakeWatch:
         self.number += 1
         return ["process 7 python (3.0 GiB)"] if self.number in self.looks else []
 
-    def state(self):
+    def mark(self):
+        return device_state.Mark(time_us=0, slowed_ns={})
+
+    def busy(self, since):
+        return 0.5
+
+    def state(self, since):
+        assert since is not None
         return device_state.DeviceState(
             clocks_mhz={"sm": 1980 - self.number, "memory": 2619}, throttle_reasons=("power cap",), temperature_c=60,
             power_w=500.0 + self.number, other_processes=len(self.others()),
@@ -307,12 +339,41 @@ def test_windows_that_others_disturb_are_dropped(chain, brief, monkeypatch):
     assert len(outcome.speed.windows) == 7
     state = outcome.environment["device_state"]
     assert (state["other_processes"], state["throttle_reasons"]) == (0, ["power cap"])
+    assert outcome.speed.busy == 0.5
     watched(monkeypatch, range(1, 100))
     outcome = last(job(chain, steps=60))
     assert (outcome.status, outcome.speed) == ("ok", None)
     assert any("speed isn't known" in note for note in outcome.notes)
     with pytest.raises(device_state.DeviceInUse):
         last(job(chain, kind="speed"))
+
+
+def test_how_busy_a_device_was_is_not_told_of_windows_with_something_else_in_them(chain, monkeypatch):
+    watched(monkeypatch, ())
+    around = surroundings.Surroundings(job(chain, steps=60), torch.device("cpu"))
+    clock = iter([0.0, 1.0, 1.0, 2.0, 2.0, 3.0])
+    monkeypatch.setattr(surroundings.time, "perf_counter", lambda: next(clock))
+    for seconds in (0.95, 0.6, 0.95):
+        around.begin_window()
+        assert around.alone(seconds)
+    assert around._busy == [0.5, None, 0.5]
+    around._busy[0] = 0.1
+    assert around.summarise([(1, 1.0)] * 3).busy == pytest.approx(0.3)
+    around._busy.append(0.7)
+    assert around.summarise([(1, 1.0)] * 3).busy == pytest.approx(0.6), "of the windows that are the speed's"
+
+
+@pytest.mark.parametrize(("looks", "ended", "beside"), [((), True, 10), (range(100), True, None), ((), False, None)])
+def test_what_lies_beside_the_peak_is_read_on_a_card_that_nobody_else_uses(chain, monkeypatch, looks, ended, beside):
+    watched(monkeypatch, looks)
+    around = surroundings.Surroundings(job(chain, steps=60), torch.device("cpu"))
+    around._device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 30)
+    monkeypatch.setattr(measuring, "peak_memory_bytes", lambda device: 35)
+    monkeypatch.setattr(between_jobs, "clear_up", lambda device, ended: 0)
+    around.close(ended=ended)
+    assert (around.peak_memory_bytes, around.beside_memory_bytes) == (35, beside)
 
 
 def test_a_loaded_cpu_is_noted(chain, brief, monkeypatch):

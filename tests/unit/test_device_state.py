@@ -17,12 +17,16 @@ class FakeNvml(SimpleNamespace):
     """One device, GPU-abc. `missing` names functions that the driver refuses."""
 
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    NVML_TOTAL_POWER_SAMPLES, NVML_GPU_UTILIZATION_SAMPLES = 0, 1
+    NVML_PROCESSOR_CLK_SAMPLES, NVML_MEMORY_CLK_SAMPLES = 5, 6
+    NVML_FI_DEV_PERF_POLICY_POWER, NVML_FI_DEV_PERF_POLICY_THERMAL = 74, 75
 
     class NVMLError(Exception):
         pass
 
-    def __init__(self, *, compute=(), graphics=(), used=0, reasons=0, missing=()):
+    def __init__(self, *, compute=(), graphics=(), used=0, reasons=0, missing=(), samples=None, slowed=None):
         super().__init__(started=0)
+        self.kept, self.slowed = samples or {}, slowed or {}
         answers = {
             "nvmlDeviceGetHandleByUUID": self.handle,
             "nvmlDeviceGetClockInfo": lambda handle, which: {1: 1755, 2: 2619}[which],
@@ -33,6 +37,8 @@ class FakeNvml(SimpleNamespace):
             "nvmlDeviceGetComputeRunningProcesses": lambda handle: self.processes(compute),
             "nvmlDeviceGetGraphicsRunningProcesses": lambda handle: self.processes(graphics),
             "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(used=used),
+            "nvmlDeviceGetSamples": self.samples,
+            "nvmlDeviceGetFieldValues": self.fields,
             "nvmlSystemGetProcessName": lambda pid: f"/usr/bin/python{pid}",
         }
         for name, answer in answers.items():
@@ -48,6 +54,22 @@ class FakeNvml(SimpleNamespace):
 
     def processes(self, listed):
         return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in listed]
+
+    def samples(self, handle, kind, since):
+        """Of {kind: [(microseconds, value)]}, as pynvml gives them: unsigned ints."""
+        if not (newer := [one for one in self.kept.get(kind, ()) if one[0] > since]):
+            raise self.NVMLError("not found")
+        return 1, [SimpleNamespace(timeStamp=at, sampleValue=SimpleNamespace(uiVal=value)) for at, value in newer]
+
+    def fields(self, handle, wanted):
+        """Of {field: nanoseconds}; of another field that it isn't supported."""
+        return [
+            SimpleNamespace(
+                fieldId=field, nvmlReturn=0 if field in self.slowed else 3,
+                value=SimpleNamespace(ullVal=self.slowed.get(field, 0)),
+            )
+            for field in wanted
+        ]  # fmt: skip
 
     def refused(self, *arguments):
         raise self.NVMLError("not supported")
@@ -93,6 +115,60 @@ def test_an_old_driver_names_its_reasons_otherwise(watched):
     assert reasons == ("hardware slowdown",)
 
 
+SECOND = 1_000_000
+
+
+@pytest.fixture
+def window(watched, monkeypatch):
+    """A watch, and its state and busy share in a window of one second that ends at second 11 with `during`."""
+
+    def window(*, samples, during=(), missing=(), reasons=0, **before):
+        clock = iter([10 * SECOND])
+        monkeypatch.setattr(device_state, "_now_us", lambda: next(clock, 11 * SECOND))
+        looking = watched(samples=samples, reasons=reasons, missing=missing, slowed=before.get("slowed"))
+        since = looking.mark()
+        looking._nvml.slowed.update(during)
+        return looking.state(since), looking.busy(since)
+
+    return window
+
+
+def test_a_window_is_told_by_what_the_driver_sampled_in_it(window):
+    """Before the window and after it the device idles; the first sample of the window began before it."""
+    at = [9.9, 10.1, 10.3, 10.5, 10.7, 11.2]
+    kinds = {0: (90, 100, 500, 640, 600, 95), 1: (0, 50, 100, 80, 90, 0), 5: (345, 900, 1980, 1755, 1800, 345)}
+    samples = {kind: [(int(t * SECOND), v) for t, v in zip(at, values, strict=True)] for kind, values in kinds.items()}
+    samples[0] = [(t, 1000 * watts) for t, watts in samples[0]]
+    state, busy = window(samples=samples)
+    assert (state.clocks_mhz, state.power_w) == ({"sm": 1800, "memory": 2619}, 640.0)
+    assert busy == pytest.approx(0.9)
+    assert window(samples={1: [(int(10.5 * SECOND), 70)]})[1] == pytest.approx(0.7)
+
+
+def test_slowing_down_is_told_by_how_long_it_lasted_in_the_window(window):
+    """Counters go on from earlier slowdowns, and when the device is asked it idles: its bits say nothing of them."""
+    before = {74: 5 * 10**9, 75: 7 * 10**9}
+    for during, reasons, said in (
+        ({}, 0x4, ()),
+        ({74: 5 * 10**9 + 300_000_000}, 0, ("power cap",)),
+        ({75: 7 * 10**9 + 20_000_000}, 0x8, ("hardware slowdown", "software thermal slowdown")),
+        ({74: 5 * 10**9 + 9_000_000}, 0, ()),
+    ):
+        assert window(samples={}, slowed=before, during=during, reasons=reasons)[0].throttle_reasons == said
+    gone = ["nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"]
+    state, _ = window(samples={}, slowed=before, during={74: 6 * 10**9}, missing=gone)
+    assert state.throttle_reasons == ("power cap",)
+
+
+def test_where_the_driver_keeps_no_records_what_it_says_afterwards_stands(window):
+    state, busy = window(samples={}, missing=["nvmlDeviceGetSamples", "nvmlDeviceGetFieldValues"], reasons=0x4)
+    assert state == DeviceState(
+        clocks_mhz={"sm": 1755, "memory": 2619}, throttle_reasons=("power cap",), temperature_c=61, power_w=512.5,
+        other_processes=0,
+    )  # fmt: skip
+    assert busy is None
+
+
 def test_others_are_all_processes_but_ours(watched):
     alone = watched(compute=[(os.getpid(), 5 * GIB)], used=6 * GIB, own=5 * GIB)
     assert alone.others() == []
@@ -126,8 +202,11 @@ def test_without_nvml_there_is_no_watch(monkeypatch):
 def test_the_installed_library_has_what_is_asked_of_it_and_says_by_itself_that_there_is_no_device():
     nvml = pytest.importorskip("pynvml")
     for name in vars(FakeNvml()):
-        assert name == "started" or hasattr(nvml, name), name
-    assert (nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_MEM, nvml.NVML_TEMPERATURE_GPU) == (1, 2, 0)
+        assert name in ("started", "kept", "slowed") or hasattr(nvml, name), name
+    constants = [name for name in vars(FakeNvml) if name.startswith("NVML_")]
+    assert {name: getattr(nvml, name) for name in constants} == {name: getattr(FakeNvml, name) for name in constants}
+    for index, member in enumerate(device_state.VALUE_TYPES):
+        assert hasattr(nvml.c_nvmlValue_t, member), index
     for bit, words in device_state.SLOWDOWNS.items():
         names = [n for n, value in vars(nvml).items() if n.startswith("nvmlClocksEventReason") and value == bit]
         assert any(words.split()[-1] in name.lower() for name in names), words

@@ -29,7 +29,7 @@ def facts(tmp_path, *devices, **changed):
 
 def found(tmp_path, *devices, files=None, uri=None, runs=None, monkeypatch=None, **changed):
     if monkeypatch:
-        monkeypatch.setattr(doctor, "device_files", lambda: len(devices) if files is None else files)
+        monkeypatch.setattr(doctor, "devices_present", lambda: len(devices) if files is None else files)
     uri = uri or f"sqlite:///{tmp_path / 'mlflow.db'}"
     findings = examine(facts(tmp_path, *devices, **changed), runs=runs or tmp_path / "runs", tracking_uri=uri)
     assert all(finding.mend for finding in findings if finding.state == "wrong")
@@ -74,6 +74,7 @@ def test_fp8_is_hardware_from_capability_8_9(tmp_path, monkeypatch, devices, sta
         ({"version": "2.13.0+cpu", "cuda": None, "driver": "595.10"}, None, "wrong", "built without CUDA"),
         ({"version": "2.13.0", "cuda": "13.0", "driver": "470.1"}, None, "wrong", "can't use it (driver 470.1)"),
         ({"version": "2.13.0", "cuda": "13.0", "driver": "595.10"}, "", "absent", "CUDA_VISIBLE_DEVICES is empty"),
+        ({"version": "2.13.0", "cuda": "13.0", "driver": "595.10"}, "-1", "absent", "CUDA_VISIBLE_DEVICES is -1"),
     ],
 )
 def test_a_device_that_torch_cannot_use_says_why(tmp_path, monkeypatch, torch, hidden, state, said):

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 from resolving_fakes import GIB, TOKENS_PER_STEP, climb, config, driver, final, in_minutes, sizes, speed
 
 from sweeper.records import (
@@ -19,7 +20,7 @@ from sweeper.search.outcomes import MAX_ATTEMPTS
 
 def test_a_ladder_takes_the_fastest_and_its_trials_say_so():
     machine = driver(config(), seeds=2)
-    assert sizes(climb(machine, 100.0, 300.0, 200.0)) == [2, 4, 8]
+    assert sizes(climb(machine, 200.0, 300.0, 100.0)) == [8, 4, 2]
     for seed in (0, 1):
         job = machine.ask()
         assert (job.kind, job.seed, job.execution.batch_size, job.resolved) == ("train", seed, 4, Resolved())
@@ -27,35 +28,57 @@ def test_a_ladder_takes_the_fastest_and_its_trials_say_so():
     assert isinstance(machine.ask(), Done)
 
 
-def test_a_ladder_ends_where_memory_does():
-    machine = driver(config(), batch_sizes=(2, 4, 8, 16))
+@pytest.mark.parametrize(("speeds", "chosen"), [((300.0, 200.0), 8), ((300.0, 300.0), 4), ((None, 9.0, 8.0), 4)])
+def test_a_ladder_ends_where_a_smaller_micro_batch_is_no_faster(speeds, chosen):
+    """Of equal speeds the smaller micro-batch's counts, which needs less memory."""
+    machine = driver(config(), batch_sizes=(1, 2, 4, 8))
     assert len(machine.states()) == 5
-    assert sizes(climb(machine, 100.0, None)) == [2, 4]
+    assert sizes(climb(machine, *speeds)) == [8, 4, 2][: len(speeds)]
     job = machine.ask()
-    assert (job.kind, job.execution.batch_size) == ("train", 2)
+    assert (job.kind, job.execution.batch_size) == ("train", chosen)
     machine.tell(final(job))
     assert isinstance(machine.ask(), Done)
-    assert list(machine.states().values()) == ["done"] * 3
-    assert [machine.is_boundary(job_id) for job_id in machine.states()] == [False, True, False]
+    assert list(machine.states().values()) == ["done"] * (len(speeds) + 1)
+
+
+def test_a_ladder_begins_where_memory_ends():
+    machine = driver(config(), batch_sizes=(2, 4, 8, 16))
+    assert sizes(climb(machine, None, 100.0, 90.0)) == [16, 8, 4]
+    job = machine.ask()
+    assert (job.kind, job.execution.batch_size) == ("train", 8)
+    machine.tell(final(job))
+    assert isinstance(machine.ask(), Done)
+    assert list(machine.states().values()) == ["done"] * 4
+    assert [machine.is_boundary(job_id) for job_id in machine.states()] == [False, False, True, False]
+
+
+def test_a_ledger_whose_ladder_was_climbed_up_is_gone_on_with():
+    """Above what was out of memory nothing is tried, and all that was measured is chosen from."""
+    told, machine = driver(config(), batch_sizes=(2, 4, 8, 16)), driver(config(), batch_sizes=(2, 4, 8, 16))
+    probes = {job.execution.batch_size: job for job in told.jobs.values() if job.kind == "speed"}
+    for size, tokens_per_s in ((2, 30.0), (4, 10.0), (8, None)):
+        machine.tell(speed(probes[size], tokens_per_s))
+    job = machine.ask()
+    assert (job.kind, job.execution.batch_size) == ("train", 2)
 
 
 def test_one_probe_of_a_ladder_at_a_time_while_others_go_on():
     machine = driver(config(1), config(2))
     first, second = machine.ask(), machine.ask()
-    assert [(job.config.shape.n_layers, job.execution.batch_size) for job in (first, second)] == [(1, 2), (2, 2)]
+    assert [(job.config.shape.n_layers, job.execution.batch_size) for job in (first, second)] == [(1, 8), (2, 8)]
     assert isinstance(machine.ask(), Wait)
     machine.tell(speed(first, 100.0))
     third = machine.ask()
     assert (third.config.shape.n_layers, third.execution.batch_size) == (1, 4)
     assert isinstance(machine.ask(), Wait)
-    machine.tell(speed(third, None))
+    machine.tell(speed(third, 90.0))
     training = machine.ask()
     assert (training.kind, training.config.shape.n_layers) == ("train", 1), "the other ladder isn't waited for"
 
 
 def test_configs_that_differ_in_nothing_that_speed_depends_on_share_a_ladder():
     machine = driver(config(lr=1e-3), config(lr=2e-3), config(data="python-packages"), seeds=2)
-    assert sizes(climb(machine, 1.0, 3.0, 2.0)) == [2, 4, 8]
+    assert sizes(climb(machine, 2.0, 3.0, 1.0)) == [8, 4, 2]
     trainings = []
     while isinstance(job := machine.ask(), Job):
         trainings.append(job)
@@ -66,8 +89,8 @@ def test_configs_that_differ_in_nothing_that_speed_depends_on_share_a_ladder():
 
 def test_a_config_that_nothing_has_memory_for_is_not_trained_and_says_why():
     machine = driver(config(1), config(2), seeds=2)
-    climb(machine, None)
-    assert sizes(climb(machine, 1.0, 2.0, 3.0)) == [2, 4, 8]
+    climb(machine, None, None, None)
+    assert sizes(climb(machine, 1.0, 2.0, 3.0)) == [8, 4, 2]
     trained = []
     while isinstance(job := machine.ask(), Job):
         trained.append(job.config.shape.n_layers)
@@ -93,7 +116,7 @@ def test_a_rung_that_fails_for_good_is_passed_over():
     climb(machine, 100.0)
     assert fail(machine).execution.batch_size == 4
     climb(machine, 50.0)
-    assert machine.ask().execution.batch_size == 2
+    assert machine.ask().execution.batch_size == 8
 
 
 def test_where_no_probe_could_measure_a_speed_the_trials_have_failed():
@@ -110,7 +133,7 @@ def test_a_probe_without_a_figure_decides_nothing():
     job = machine.ask()
     machine.tell(replace(speed(job, 1.0), speed=None))
     climb(machine, 5.0)
-    assert machine.ask().execution.batch_size == 4
+    assert machine.ask().execution.batch_size == 2
 
 
 def test_auto_is_the_faster_of_bf16_and_fp8():
@@ -129,9 +152,9 @@ def test_auto_is_the_faster_of_bf16_and_fp8():
 
 def test_auto_climbs_a_ladder_in_each_precision_and_shares_that_of_bf16():
     machine = driver(config(precision="auto"), config(precision="bf16"))
-    probes = climb(machine, 10.0, 12.0, 11.0, 11.0, 13.0, None)
+    probes = climb(machine, 10.0, 12.0, 11.0, 11.0, 13.0, 12.0)
     assert [(job.precision, job.execution.batch_size) for job in probes] == [
-        (precision, size) for precision in ("bf16", "fp8") for size in (2, 4, 8)
+        (precision, size) for precision in ("bf16", "fp8") for size in (8, 4, 2)
     ]
     auto, plain = machine.ask(), machine.ask()
     assert (auto.precision, auto.execution.batch_size) == ("fp8", 4)
@@ -157,7 +180,7 @@ def test_seeds_are_resolved_as_the_trainings_were_that_there_are():
         resolved=Resolved(steps=7, precision="bf16"),
     )  # fmt: skip
     machine.tell(final(done))
-    climb(machine, 100.0, 200.0, 150.0, 1000.0, 900.0, None)
+    climb(machine, 100.0, 200.0, 150.0, 1000.0, 900.0)
     jobs = [machine.ask() for _ in range(2)]
     assert [job.seed for job in jobs] == [0, 2]
     assert {job.resolved for job in jobs} == {done.resolved}
@@ -177,7 +200,7 @@ def test_a_second_try_in_bf16_is_the_trial_and_other_seeds_start_in_fp8():
 
 def test_of_auto_other_seeds_follow_a_second_try():
     machine = driver(config(precision="auto"), seeds=2)
-    climb(machine, 10.0, 30.0, 20.0, 50.0, 60.0, 70.0)
+    climb(machine, 10.0, 30.0, 20.0, 70.0, 60.0)
     first = machine.ask()
     assert (first.precision, first.execution.batch_size) == ("fp8", 8)
     machine.tell(final(replace(first, resolved=Resolved(precision="bf16"))))
@@ -217,17 +240,21 @@ def test_another_cap_on_memory_settles_no_probe_and_keeps_trainings_that_fit():
         driver(one, memory_bytes=16 * GIB),
         at_batch,
     )
-    assert [event.status for event in events] == ["ok", "ok", "out_of_memory", "ok"]
-    for cap, tried in ((16 * GIB, []), (32 * GIB, [2, 4, 8]), (None, [2, 4, 8])):
+    assert [event.status for event in events] == ["out_of_memory", "ok", "ok", "ok"]
+    for cap, tried in ((16 * GIB, []), (32 * GIB, [8, 4]), (None, [8, 4])):
         again = driver(one, memory_bytes=cap)
         for event in events:
             again.tell(event)
         assert sizes([event.job for event in ended(again, {2: 1.0, 4: 2.0, 8: 3.0})]) == tried
     hungry = replace(events[-1], job=replace(events[-1].job, memory_bytes=None), peak_memory_bytes=20 * GIB)
-    for cap, asked in ((16 * GIB, 1), (24 * GIB, 0), (None, 0)):
+    with_context = replace(hungry, beside_memory_bytes=5 * GIB)
+    for told, cap, asked in (
+        (hungry, 16 * GIB, 1), (hungry, 24 * GIB, 0), (hungry, None, 0),
+        (with_context, 24 * GIB, 1), (with_context, 25 * GIB, 0),
+    ):  # fmt: skip
         machine = driver(one, memory_bytes=cap, batch_sizes=(4,))
-        machine.tell(hungry)
-        assert len(ended(machine, at_batch)) == asked
+        machine.tell(told)
+        assert len(ended(machine, at_batch)) == asked, (told.beside_memory_bytes, cap)
 
 
 def test_a_training_out_of_memory_under_another_cap_is_tried_again():
@@ -253,7 +280,7 @@ def test_speeds_of_another_kind_of_device_settle_nothing_here():
     there = [event.job for event in ended(machine, {2: 900.0, 4: 800.0, 8: 700.0}, device="H200")]
     mine = [job for job in there if job.config == one]
     assert [(job.kind, job.execution.batch_size) for job in mine] == [
-        ("speed", 2), ("speed", 4), ("speed", 8), ("train", 2), ("train", 2),
+        ("speed", 8), ("speed", 4), ("speed", 2), ("train", 2), ("train", 2),
     ]  # fmt: skip
     assert [job.seed for job in mine[-2:]] == [1, 2], "seed 0 is a trial, wherever it was trained"
     assert {job.steps for job in mine[-2:]} == {math.floor(60 * 900 / TOKENS_PER_STEP)}
@@ -265,7 +292,7 @@ def test_one_run_on_several_kinds_of_device_comes_to_an_end():
     while isinstance(job := machine.ask(), Job):
         asked += 1
         machine.tell(speed(job, 5.0, next(devices)) if job.kind == "speed" else final(job, device=next(devices)))
-    assert asked == 3 * 3 + 3 * 3
+    assert asked == 3 * 2 + 3 * 3
     assert set(machine.states().values()) == {"done"}
 
 

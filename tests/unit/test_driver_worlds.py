@@ -50,15 +50,18 @@ def brute_force(one, batch_sizes, choose, world, *, probed=False):
         return set(), (batch_sizes[0], None, None)
     probes, measured, broken = set(), {}, []
     for precision in ("bf16", "fp8") if recipe.precision == "auto" else (recipe.precision,):
-        for size in batch_sizes:
+        fastest = 0.0
+        for size in reversed(batch_sizes):
             probes.add((depth, precision, size))
             outcome = world[depth, precision, size]
             if outcome == "broken":
                 broken.append(size)
             elif outcome != "oom":
                 measured[precision, size] = outcome
-            elif choose == "fastest":
-                break
+                if choose == "fastest" and outcome <= fastest:
+                    break
+                fastest = outcome
+    measured, broken = dict(sorted(measured.items())), sorted(broken)
     if not measured:
         if not broken:
             return probes, "out_of_memory"

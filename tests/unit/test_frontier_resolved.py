@@ -273,6 +273,21 @@ def test_a_power_cap_that_only_some_jobs_met_is_said():
     assert any("in 2 of 3 jobs (power cap)" in doubt for doubt in one_of(records, planned).doubts)
 
 
+def test_a_gpu_that_waited_for_launches_is_said():
+    planned = plan([config(1, 16)])
+    shares = (0.62, 0.95, None)
+    records = [final(planned[0], s, 1.5) for s in range(3)]
+    records = [r | {"speed": r["speed"] | {"busy": busy}} for r, busy in zip(records, shares, strict=True)]
+    (said,) = [doubt for doubt in one_of(records, planned).doubts if "launch" in doubt]
+    assert said.startswith(
+        "The GPU waited for kernels to be launched in 1 of 2 jobs (busy 62% of the time at the least)"
+    )
+    busy = [r | {"speed": r["speed"] | {"busy": 0.9}} for r in records]
+    old = [r | {"speed": {k: v for k, v in r["speed"].items() if k != "busy"}} for r in records]
+    for quiet in (busy, old):
+        assert not any("launch" in doubt for doubt in one_of(quiet, planned).doubts)
+
+
 def test_one_learning_rate_for_several_depths_is_said_once_and_only_then():
     assert "One learning rate serves 2 depths" in doubts(config(1, 16), config(2, 16))
     for several in (

@@ -1,5 +1,8 @@
 """What a job is given, on machines that are made up."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from sweeper import machine
@@ -112,3 +115,73 @@ def test_a_ray_node_says_its_kind_by_a_resource():
     assert ray_node(said) == Node(cpus=64, gpus=8, kind="H100")
     assert ray_node({"CPU": 64.0, "accelerator_type:H100": 1.0}) == Node(cpus=64, gpus=0)
     assert ray_node({**said, "accelerator_type:A100": 1.0}).kind is None
+
+
+@pytest.mark.parametrize(
+    ("visible", "present", "count"),
+    [
+        (None, 2, 2),
+        ("", 2, 0),
+        (" ", 2, 0),
+        ("-1", 2, 0),
+        ("NoDevFiles", 2, 0),
+        ("0", 2, 1),
+        ("1, 0", 2, 2),
+        ("0,-1,1", 2, 1),
+        ("0,7,1", 2, 1),
+        ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", 1, 1),
+        ("MIG-1ba7f9ec,MIG-a13ee6cf", 1, 2),
+        ("MIG-GPU-8932f937/1/0,MIG-GPU-8932f937/2/0", 1, 2),
+        ("0", 0, 0),
+        ("MIG-1ba7f9ec", 0, 0),
+    ],
+)
+def test_visible_devices_are_counted_as_cuda_counts_them(monkeypatch, visible, present, count):
+    monkeypatch.setattr(machine, "devices_present", lambda: present)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine.gpu_count() == count
+
+
+@pytest.fixture
+def folder_of_devices(tmp_path, monkeypatch):
+    def has(*names):
+        for name in names:
+            (tmp_path / name).touch()
+
+    monkeypatch.setattr(machine, "DEVICES", tmp_path)
+    monkeypatch.setattr(machine, "ASK_TORCH", (sys.executable, "-c", "print(7)"))
+    machine._devices_of_wsl.cache_clear()
+    yield has
+    machine._devices_of_wsl.cache_clear()
+
+
+def nvml(count):
+    def refused():
+        raise RuntimeError("not loaded")
+
+    asks = {"nvmlInit": (lambda: None) if count else refused, "nvmlShutdown": lambda: None}
+    return SimpleNamespace(**asks, nvmlDeviceGetCount=lambda: count)
+
+
+def test_the_drivers_files_say_how_many_devices_there_are(folder_of_devices, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(3))
+    assert machine.devices_present() == 0, "nobody is asked where nothing is like WSL2"
+    folder_of_devices("nvidia0", "nvidia1", "nvidiactl", "dxg")
+    assert machine.devices_present() == 2
+
+
+@pytest.mark.parametrize(("count", "found"), [(3, 3), (None, 7)])
+def test_under_wsl_nvml_says_how_many_devices_there_are_or_else_torch(folder_of_devices, monkeypatch, count, found):
+    folder_of_devices("dxg")
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(count))
+    assert machine.devices_present() == found
+
+
+def test_where_neither_nvml_nor_torch_says_there_is_no_device(folder_of_devices, monkeypatch):
+    folder_of_devices("dxg")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(machine, "ASK_TORCH", (sys.executable, "-c", "raise SystemExit(1)"))
+    assert machine.devices_present() == 0

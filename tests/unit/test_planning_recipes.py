@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sweeper.errors import NothingFeasible
 from sweeper.labels import gibibytes
-from sweeper.planning.estimates import memory_bytes
+from sweeper.planning.estimates import GPU_BESIDE_BYTES, memory_bytes
 from sweeper.planning.plan import make_plan, plan_csv, plan_json
 from sweeper.planning.tokens import TrialSettings, settle
 from sweeper.records import Base, Config
@@ -25,9 +25,9 @@ RUNGS = Trial(tokens=8192, seq_len=64, tokens_per_step=1024, batch_size=Ladder(f
 
 
 def plan(**fields):
-    trial = fields.pop("trial", Trial(tokens=8192, seq_len=64))
+    trial, gpus = fields.pop("trial", Trial(tokens=8192, seq_len=64)), fields.pop("gpus", None)
     study = Study(name="s", model=MODEL, trial=trial, **fields)
-    return make_plan(LoadedStudy(study=study, profile="full", file=Path("s.yaml"), resolved={}), cpus=2)
+    return make_plan(LoadedStudy(study=study, profile="full", file=Path("s.yaml"), resolved={}), cpus=2, gpus=gpus)
 
 
 def recipes(made):
@@ -278,6 +278,30 @@ def test_a_ladder_keeps_rungs_up_to_half_above_the_memory():
     assert f"1 of 1 configs leave out micro-batches predicted above 1.5 × {gibibytes(cap)}" in made.notes[0]
     with pytest.raises(NothingFeasible, match="at batch_size 2, the budget allows"):
         plan(trial=trial, budget=Budget(memory=needed(2) - 1))
+
+
+def test_on_a_gpu_the_memory_also_has_to_hold_what_lies_beside_the_tensors():
+    """The same lattice, with a cap and predictions that are larger by one context."""
+    trial = Trial(tokens=8192, seq_len=64, tokens_per_step=4096)
+    axes = {"batch_size": (64, 16, 32, 8)}
+    on_cpu, beside = plan(trial=trial, axes=axes, budget=Budget(memory=needed(16))), GPU_BESIDE_BYTES
+    on_gpu = plan(trial=trial, axes=axes, budget=Budget(memory=needed(16) + beside), gpus=1)
+    assert [e.batch_size for e in on_gpu.configs[0].executions] == [16, 8]
+    assert on_gpu.lattice == on_cpu.lattice
+    assert on_gpu.configs[0].memory_bytes == on_cpu.configs[0].memory_bytes + beside
+    (message,) = on_gpu.dropped_examples.values()
+    assert f"needs about {gibibytes(needed(64) + beside)} at batch_size 64" in message
+    assert f"batch_size 16 ({gibibytes(needed(16) + beside)})" in message
+    with pytest.raises(NothingFeasible, match="would fit"):
+        plan(trial=trial, axes=axes, budget=Budget(memory=needed(8)), gpus=1)
+    large = next(size for size in (2**n for n in range(16)) if needed(size) > 0.6 * beside)
+    assert needed(large) < 1.5 * beside < needed(large) + beside
+    ladder = RUNGS.model_copy(
+        update={"batch_size": Ladder(fastest=(2, 8, large)), "tokens_per_step": 64 * large, "tokens": 64 * large}
+    )
+    made = plan(trial=ladder, budget=Budget(memory=beside + needed(8)), gpus=1)
+    assert [e.batch_size for e in made.configs[0].executions] == [2, 8]
+    assert "1 of 1 configs leave out micro-batches" in made.notes[0]
 
 
 def test_muon_is_predicted_to_need_less_memory():

@@ -87,7 +87,7 @@ def test_a_ladder_says_which_micro_batch_trains_and_which_has_not_run():
     (ladder,) = one_device(planned, records).batch_ladders
     assert [rung.status for rung in ladder.rungs] == ["ok", "out_of_memory", "not_run"]
     assert [rung.chosen for rung in ladder.rungs] == [True, False, False]
-    assert ladder.rungs[0].peak_memory_bytes == 10**8
+    assert ladder.rungs[0].memory_bytes == 10**8
     elsewhere = [{**r, "device": "another"} if r["type"] == "speed" else r for r in records]
     frontiers = frontier(elsewhere, study="a", profile="cpu", planned=planned, objectives=OBJECTIVES).frontiers
     assert [len(one.batch_ladders) for one in frontiers] == [1, 0]

@@ -52,7 +52,7 @@ class Watched:
 def test_a_line_for_each_outcome_counts_what_is_still_wanted():
     watched = Watched()
     watched.probe(1024.0)
-    watched.probe(None)
+    watched.probe(900.0)
     job = watched.ask()
     assert job.resolved == Resolved(steps=60)
     watched.tell(Failed(job=job, error="no space left"))
@@ -66,10 +66,10 @@ def test_a_line_for_each_outcome_counts_what_is_still_wanted():
     )  # fmt: skip
     lines = [line.strip().rpartition("  (")[0] or line.strip() for line in watched.said.getvalue().splitlines()]
     assert lines == [
-        "1/4  b2 speed: 1,024 tokens/s",
-        "2/4  b4 speed: out_of_memory",
-        "b2 seed 0: failed, attempt 1 of 3: no space left",
-        "3/3  b2 seed 0: loss 1.5000, 1,000 tokens/s",
+        "1/4  b8 speed: 1,024 tokens/s",
+        "2/4  b4 speed: 900 tokens/s",
+        "b8 seed 0: failed, attempt 1 of 3: no space left",
+        "3/3  b8 seed 0: loss 1.5000, 1,000 tokens/s",
     ]
 
 
@@ -77,7 +77,7 @@ def test_the_share_that_is_done_is_of_the_steps_that_were_resolved():
     watched = Watched(terminal=True)
     with watched.progress:
         watched.probe(1024.0)
-        watched.probe(None)
+        watched.probe(900.0)
         job = watched.ask()
         watched.tell(Rung(job=job, tokens=15 * 1024, loss=2.0))
     assert "25%, training loss 2.000" in watched.said.getvalue()

@@ -44,7 +44,9 @@ def made(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "made"
 
-    def make(*, loss=loss, trained=lambda config: True, noise=0.002, seeds=3, devices=("a CPU",), text=STUDY):
+    def make(
+        *, loss=loss, trained=lambda config: True, noise=0.002, seeds=3, beside=None, devices=("a CPU",), text=STUDY
+    ):
         root.mkdir(exist_ok=True)
         (root / "study.yaml").write_text(text)
         configs = [one.config for one in make_plan(load(root / "study.yaml"), cpus=2).configs]
@@ -55,7 +57,8 @@ def made(tmp_path, monkeypatch, capsys):
                     value = loss(point.config) + 0.05 * seed + draw.normal(0, noise)
                     tokens = speed(point.config) * math.exp(draw.normal(0, 0.01))
                     where = environment(device=device)
-                    lines.append(final(point, seed, float(value), float(tokens), environment=where))
+                    line = final(point, seed, float(value), float(tokens), environment=where)
+                    lines.append(line | ({} if beside is None else {"beside_memory_bytes": beside}))
         (root / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return configs
 
@@ -174,6 +177,21 @@ def test_limits_are_kept_and_where_nothing_keeps_them_the_nearest_is_named(made)
     assert f"--max-params {smallest} would let it in" in said
     _, by = answers(run, "--max-params", str(smallest))
     assert by["quality"]["choice"]["params"] == smallest
+
+
+def test_what_lies_beside_the_peak_counts_to_the_memory_limit(made):
+    """Every trial reserved 400 MiB, and 600 MiB lay beside."""
+    make, run = made
+    middle = {(4, 128), (4, 192), (6, 128), (6, 192)}
+    make(noise=0.0005, trained=lambda config: shape_of(config) not in middle, beside=600 * 2**20)
+    _, by = answers(run, "--max-memory", "1GiB")
+    assert by["fastest"]["choice"]["memory_bytes"] == 1000 * 2**20
+    assert by["quality"]["choice"]["basis"] == "predicted"
+    assert by["quality"]["choice"]["memory_bytes"] > 600 * 2**20
+    assert "none of 26 measured configs, and none of 4 predicted, keeps" in run("--max-memory", "599MiB", code=3)
+    make()
+    _, by = answers(run, "--max-memory", "500MiB")
+    assert by["fastest"]["choice"]["memory_bytes"] == 400 * 2**20, "as recorded before"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from sweeper.records import (
     Rung,
     Speed,
     SpeedSummary,
+    memory_needed,
     probe_id,
 )
 
@@ -74,7 +75,8 @@ events = st.one_of(
         Final, job=st.just(JOB), status=st.sampled_from(["ok", "diverged"]), val_loss=finite | st.none(),
         val_bpb=finite | st.none(), curve=st.lists(st.tuples(st.integers(0), finite), max_size=4).map(tuple),
         tokens=st.integers(0), seconds=seconds, speed=speeds | st.none(), peak_memory_bytes=st.integers(0) | st.none(),
-        environment=environments, notes=st.lists(st.text(), max_size=2).map(tuple), type=st.just("final"),
+        beside_memory_bytes=st.integers(0) | st.none(), environment=environments,
+        notes=st.lists(st.text(), max_size=2).map(tuple), type=st.just("final"),
     ),
     st.builds(
         Speed, job=st.just(probe_job), status=st.just("ok"), speed=speeds, peak_memory_bytes=st.none(),
@@ -93,6 +95,18 @@ def test_an_event_survives_the_ledger(event):
     back = event_from_record(json.loads(line))
     assert event_record(back) == event_record(event)
     assert back.job.job_id == event.job.job_id
+
+
+def test_an_outcome_from_before_what_lay_beside_its_peak_was_recorded_counts_with_its_peak():
+    made = Speed(
+        job=probe_job, status="ok", speed=None, peak_memory_bytes=9, seconds={}, environment={}, beside_memory_bytes=2
+    )
+    line = event_record(made)
+    assert line["beside_memory_bytes"] == event_from_record(line).beside_memory_bytes == 2
+    del line["beside_memory_bytes"]
+    old = event_from_record(line)
+    assert (old.peak_memory_bytes, old.beside_memory_bytes) == (9, None)
+    assert [memory_needed(9, 2), memory_needed(9, None), memory_needed(None, 2)] == [11, 9, None]
 
 
 def test_asked_and_rung_lines_are_no_outcomes():

@@ -6,7 +6,7 @@ import pytest
 
 from model.shape import Shape
 from sweeper.planning.plan import PlannedConfig
-from sweeper.records import Config, Execution, Job, Optimizer, Recipe
+from sweeper.records import Config, Execution, Job, Optimizer, Recipe, probe_id
 from sweeper.search.driver import Driver
 from sweeper.search.grid import Grid
 from sweeper.search.reference import reference_job
@@ -47,8 +47,16 @@ def test_it_has_the_median_of_parameters(depths, median):
 def test_of_equal_counts_it_is_the_first():
     wide = planned(2, ffn_hidden=128 + 64)
     recipes = [planned(2), planned(2, precision="bf16"), wide]
-    assert reference_job(recipes, SETTINGS).config == recipes[0].config
-    assert reference_job(recipes[::-1], SETTINGS).config == recipes[1].config
+    for ordered, first in ((recipes, recipes[0]), (recipes[::-1], recipes[1])):
+        assert reference_job(ordered, SETTINGS).probe_id == probe_id(first.config, first.executions[0])
+
+
+def test_minutes_that_it_sizes_nothing_by_are_no_part_of_it():
+    """Its speed is that of the config in minutes, by the same id."""
+    job = reference_job([planned(1), planned(2)], SETTINGS)
+    assert job.config.recipe.minutes is None
+    assert job.steps
+    assert job.probe_id == probe_id(planned(1).config, planned(1).executions[0])
 
 
 def test_it_runs_as_simply_as_it_can():

@@ -179,10 +179,19 @@ def test_the_environment_is_rounded_and_counts_per_config_are_summed_up():
 def test_the_page_says_what_memory_is_the_memory_of():
     planned, records = study({1: 1.7, 3: 1.5}, {1: 4e4, 3: 3e4})
     text = Page(page(planned, records)).text
-    assert "Memory: predicted for the tensors alone" in text
+    assert "Memory: predicted for the tensors, plus 0.6 GiB for context and kernels on a GPU" in text
     assert "Memory: peak resident memory of the process, libraries included (CPU)." in text
     cuda = [{**r, "environment": environment(driver="580.1")} for r in records if r["type"] == "final"]
-    assert "Memory: peak reserved on the device (CUDA)." in Page(page(planned, cuda)).text
+    said = "Memory: peak reserved on the device, and what lies beside it: context, kernels, libraries (CUDA)."
+    assert said in Page(page(planned, cuda)).text
+
+
+def test_a_trials_memory_is_all_that_it_took_of_its_device():
+    planned, records = study({1: 1.7, 3: 1.5}, {1: 4e4, 3: 3e4})
+    assert Page(page(planned, records)).text.count("400 MiB") > 0
+    beside = [r | {"beside_memory_bytes": 624 * 2**20} if r["type"] == "final" else r for r in records]
+    assert "400 MiB" not in Page(page(planned, beside)).text
+    assert "1.0 GiB" in Page(page(planned, beside)).text
 
 
 def test_trials_of_seeds_that_are_not_asked_any_more_are_not_on_the_page():
