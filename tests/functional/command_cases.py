@@ -25,7 +25,8 @@ trial:
   eval_tokens: 1024
 """
 TRAIN = (
-    "train --data text --vocab_size 256 --n_layers 1 --d_model 32 --n_heads 2 --tokens 512 --seq_len 64 --batch_size 1"
+    "train --data text --vocab_size 256 --n_layers 1 --d_model 32 --n_heads 2 --tokens 512 --seq_len 64 --batch_size 1 "
+    "--grad_accum_steps 4"
 )
 CASES = {
     "check": ["check tiny.yaml", "check none.yaml"],
