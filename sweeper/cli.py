@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.arguments import RUNS
-from sweeper.errors import UsageError
+from sweeper.errors import CantWrite, UsageError
 from sweeper.machine import Machines, cpu_count, this_machine
 from sweeper.places import results_in, shown
 
@@ -158,7 +158,7 @@ def _execute(
     if in_process:
         settle_threads(cpus)
     with results_in(run.folder.root):
-        records, result = run.run(
+        records, result, untracked = run.run(
             runner,
             console=console,
             tracking_uri=default_uri(out),
@@ -171,6 +171,8 @@ def _execute(
     console.print(summary(result))
     console.print(f"report: {shown(run.folder.report)}   curves and runs: sweeper ui")
     run.raise_if_failed(records)
+    if untracked:
+        raise CantWrite(f"MLflow's store {untracked} can't be written; the ledger and the report are whole")
 
 
 def _run_on_ray(session: Session, run: StudyRun, *, machines: Machines, cpus: int, gpus: int) -> None:

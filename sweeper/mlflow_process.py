@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from sweeper.mlflow_store import Writer
+from sweeper.mlflow_store import Writer, may_come_back, unwritable
 from sweeper.projection import MAX_PARAM
 
 PAUSE = 1.0
@@ -69,10 +69,12 @@ class _Loop:
         self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._hurry = threading.Event()
         self._began, self._error, self._lost = 0.0, "", False
+        self._opened = self._refused = self._unwritable = False
 
     def run(self, tasks: BinaryIO) -> None:
         """Until the input ends, which is when the study's driver does: what isn't written then is caught up later."""
         threading.Thread(target=self._read, args=(tasks,), daemon=True).start()
+        self._open()
         taken, wait, waiting = 0, 0.0, self._next_tasks(None)
         while None not in waiting:
             for task in waiting:
@@ -83,14 +85,26 @@ class _Loop:
                 self._writer.write()
             except Exception as error:
                 self._note(error)
+                self._unwritable = unwritable(error)
                 longest = LONGEST_IN_A_HURRY if self._hurry.is_set() else LONGEST_WAIT
                 wait = min(max(2 * wait, FIRST_WAIT), longest)
                 self._say(written=None)
             else:
                 wait = 0.0
                 self._error = self._error if self._lost else ""
+                self._opened, self._refused, self._unwritable = True, False, False
                 self._say(written=taken)
             waiting = self._next_tasks(wait or None)
+
+    def _open(self) -> None:
+        """Say whether there is a store, or one that MLflow will never take."""
+        try:
+            self._writer.open()
+        except Exception as error:
+            self._note(error)
+            self._refused, self._unwritable = not may_come_back(error), unwritable(error)
+        self._opened = True
+        self._say(written=None)
 
     def _read(self, tasks: BinaryIO) -> None:
         try:
@@ -124,7 +138,9 @@ class _Loop:
         self._error = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:MAX_PARAM]
 
     def _say(self, *, written: int | None) -> None:
-        print(json.dumps({"written": written, "error": self._error, "lost": self._lost}), file=self._said)
+        said = {"written": written, "error": self._error, "lost": self._lost}
+        state = {"opened": self._opened, "refused": self._refused, "unwritable": self._unwritable}
+        print(json.dumps({**said, **state}), file=self._said)
 
     def _next_tasks(self, timeout: float | None) -> list[Task | None]:
         tasks = []
