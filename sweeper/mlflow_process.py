@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from sweeper.mlflow_store import Writer, may_come_back, unwritable
+from sweeper.mlflow_store import Writer, may_come_back, open_store, unwritable
 from sweeper.projection import MAX_PARAM
 
 PAUSE = 1.0
@@ -42,6 +42,19 @@ def main() -> None:
     fields = pickle.load(tasks)
     with _alone(fields["folder"].tracking_lock):
         _Loop(Writer(**fields), said).run(tasks)
+
+
+def ask(uri: str) -> None:
+    """Print why MLflow will never take the store at `uri`, nothing where it may."""
+    try:
+        open_store(uri)
+    except Exception as error:
+        print("" if may_come_back(error) else said_of(error))
+
+
+def said_of(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:MAX_PARAM]
 
 
 @contextlib.contextmanager
@@ -135,7 +148,7 @@ class _Loop:
             self._note(error)
 
     def _note(self, error: Exception) -> None:
-        self._error = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:MAX_PARAM]
+        self._error = said_of(error)
 
     def _say(self, *, written: int | None) -> None:
         said = {"written": written, "error": self._error, "lost": self._lost}

@@ -6,10 +6,13 @@ twice changes nothing, and what could not be written is caught up later.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
 import os
+import secrets
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +84,7 @@ class Writer:
 
     def open(self) -> None:
         """Make a client of the store, and the store where it isn't there. Raises what MLflow does."""
-        self._client = self._client or _open(self._uri)
+        self._client = self._client or open_store(self._uri)
 
     def add(self, records: Sequence[Record], *, live: bool) -> None:
         """Project records: `live` ones of the run that goes on, or those of earlier ones."""
@@ -229,7 +232,7 @@ class Writer:
         self._artifacts_wanted = False
 
 
-def _open(uri: str) -> MlflowClient:
+def open_store(uri: str) -> MlflowClient:
     """A client of the store, made when it isn't there: the first `runs/mlflow.db` takes some 5 s."""
     _check_address(uri)
     os.environ.update({**SETTINGS, **os.environ, **NO_RETRIES})
@@ -240,9 +243,27 @@ def _open(uri: str) -> MlflowClient:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if uri.startswith("sqlite:///") and not (file := Path(uri.removeprefix("sqlite:///"))).exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _make_database(file, uri)
     return MlflowClient(tracking_uri=uri)
+
+
+def _make_database(file: Path, uri: str) -> None:
+    """Make the SQLite store, whole or not at all: MLflow can't go on with one that was half made."""
+    from mlflow import MlflowClient
+
+    ending = f".{secrets.token_hex(4)}.writing"
+    new = file.with_name(file.name + ending)
+    try:
+        MlflowClient(tracking_uri=uri + ending)
+        with contextlib.closing(sqlite3.connect(new)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(new, file)
+    finally:
+        for part in ("", "-journal", "-wal", "-shm"):
+            new.with_name(new.name + part).unlink(missing_ok=True)
 
 
 def may_come_back(error: BaseException) -> bool:

@@ -41,11 +41,27 @@ _QUIETLY = ("--workers", "1", "--uvicorn-opts", "--log-level warning")
 """One person looks at the pages, and wants no line for each request."""
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from sweeper.mlflow_process import main; main()"
 """Finds this very package first, whatever the working directory holds."""
+_ASK = "import sys; sys.path.insert(0, sys.argv[1]); from sweeper.mlflow_process import ask; ask(sys.argv[2])"
+_REFUSED = (
+    "MLflow can't keep runs in {uri} ({why}): name another store with MLFLOW_TRACKING_URI, like sqlite:///mlflow.db or "
+    "http://HOST:PORT, or unset it"
+)
 
 
 def default_uri(runs: Path) -> str:
     """MLFLOW_TRACKING_URI when set, else the SQLite store `mlflow.db` in `runs`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.absolute() / 'mlflow.db'}"
+
+
+def refusal(uri: str) -> str:
+    """Why MLflow will never take the store at `uri`, "" where it may, or where that can't be told from its name."""
+    if uri.startswith(("sqlite:", "http:", "https:", *SERVERS)):
+        return ""
+    ask = [sys.executable, "-c", _ASK, str(Path(__file__).parents[1]), uri]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        ran = subprocess.run(ask, capture_output=True, text=True, errors="replace", timeout=STORE_SECONDS, check=False)
+        return (ran.stdout.strip().splitlines() or [""])[-1]
+    return ""
 
 
 class Tracker:
@@ -114,10 +130,7 @@ class Tracker:
             self._progress.wait_for(lambda: self._opened or self._gone, timeout)
             refused, why = self._refused, self._error
         if refused:
-            raise UsageError(
-                f"MLflow can't keep runs in {self._uri} ({why}): name another store with MLFLOW_TRACKING_URI, like "
-                "sqlite:///mlflow.db or http://HOST:PORT, or unset it"
-            )
+            raise UsageError(_REFUSED.format(uri=self._uri, why=why))
 
     def end(self, time_ms: int, status: RunStatus = "FINISHED") -> None:
         """End the parent run as of `time_ms` since the epoch; only the first end counts."""
@@ -218,6 +231,8 @@ def serve(runs: Path, *, port: int) -> int:
     """
     if "MLFLOW_TRACKING_URI" not in os.environ and not (runs / "mlflow.db").is_file():
         raise UsageError(f"{runs} holds no results: run a study first, or name its folder with --out")
+    if why := refusal(default_uri(runs)):
+        raise UsageError(_REFUSED.format(uri=default_uri(runs), why=why))
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", default_uri(runs)]
     base = f"http://127.0.0.1:{port}"
     print(f"{base} (Ctrl-C ends it)", flush=True)

@@ -3,10 +3,10 @@
 import shutil
 from pathlib import Path
 
-from fakes import make_final
 from test_doctor import facts
 
 from sweeper import machine
+from tests.fakes import make_final
 
 RECORDED = Path(__file__).parents[2] / "benchmarks" / "results" / "first"
 STUDY = """\

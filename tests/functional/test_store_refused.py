@@ -1,16 +1,34 @@
 """Stores that MLflow will never take are refused before anything trains; those that are away are not."""
 
+import json
+import logging
 import sqlite3
+import warnings
 
 import pytest
 from command_cases import make_place
 
 from sweeper.cli import main
-from sweeper.mlflow_store import Writer, may_come_back, unwritable
+from sweeper.mlflow_store import NO_RETRIES, SETTINGS, Writer, may_come_back, unwritable
 from sweeper.run_folder import RunFolder
 from sweeper.tracking import Tracker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch):
+    """What the process that writes sets for itself, it sets for itself here too."""
+    for name in (*SETTINGS, *NO_RETRIES):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("gc.freeze", lambda: None)
+    monkeypatch.setattr("gc.set_threshold", lambda *counts: None)
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    with warnings.catch_warnings():
+        yield
+    logger.setLevel(level)
 
 
 def fault(uri, folder):
@@ -44,6 +62,17 @@ def test_what_mlflow_never_takes(tmp_path, monkeypatch, uri):
     assert error is not None
     assert not may_come_back(error)
     assert not unwritable(error)
+
+
+def test_it_is_said_before_a_server_is_started_and_by_the_doctor(tmp_path, monkeypatch, capsys):
+    make_place(tmp_path, monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:./mlruns")
+    assert main(["ui"]) == 2
+    assert "MLflow can't keep runs in file:./mlruns (" in capsys.readouterr().err
+    assert main(["doctor", "--json"]) == 0
+    (found,) = [one for one in json.loads(capsys.readouterr().out)["findings"] if one["name"] == "MLflow"]
+    assert found["state"] == "wrong"
+    assert "store file:./mlruns: MlflowException" in found["found"]
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "https://example.invalid/mlflow"])
