@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 from command_cases import make_place
 
+from runners.checkpoint import save_tensors
 from sweeper.cli import main
+from sweeper.errors import CantWrite
 from sweeper.ledger import read
+from sweeper.run_folder import replacing
 from sweeper.tracking import Tracker
 
 RUN = "run tiny.yaml --runner in-process"
@@ -73,11 +76,25 @@ def of_store():
     return {"code": code, "said": said, "finals": finals, "again": again, "then": then}
 
 
+def of_checkpoint():
+    """A file of tensors that is larger than the disk."""
+    import torch
+
+    with disk("tensors", "300k"):
+        try:
+            with replacing(Path("tensors/file").absolute()) as temporary:
+                save_tensors({"a": torch.zeros(500_000)}, temporary, metadata={})
+        except CantWrite as error:
+            return {"errno": error.__cause__.errno, "left_over": os.listdir("tensors")}
+    return None
+
+
 if __name__ == "__main__":
     real = Tracker
     with pytest.MonkeyPatch.context() as patch:
         make_place(Path(sys.argv[1]), patch)
         found = {"results": [of_results(size) for size in SIZES]}
+        found["checkpoint"] = of_checkpoint()
         patch.setattr("sweeper.tracking.Tracker", real)
         patch.setattr("sweeper.sync.Tracker", real)
         found["store"] = of_store()

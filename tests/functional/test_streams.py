@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_cases import CASES, LINES, make_place
@@ -46,6 +47,16 @@ def read_whole(line, monkeypatch, path):
     assert said
     assert "fault of sweeper's own" not in said
     return code, path.read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "--help"])
+def test_exit_codes_are_explained(page, capsys):
+    if page == "--help":
+        main(["--help"])
+    said = capsys.readouterr().out or (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    codes = " ".join(said.split()).partition("Exit codes: ")[2]
+    for end in ("0 done", "2 the study or the arguments are wrong", "4 some jobs failed", "5 a file can't be written"):
+        assert end in codes
 
 
 def test_every_command_is_tried():
