@@ -54,7 +54,7 @@ class OpenTable:
         if room < 0:
             return None
         for name in names:
-            more = min(room, self._longest(name) - needed[name])
+            more = min(room, max(0, self._longest(name) - needed[name]))
             needed[name] += more
             room -= more
         return self._table(needed)
@@ -81,7 +81,7 @@ class OpenTable:
         if name != next(iter(self.columns)) and name != WHY:
             return self._longest(name)
         words = [Text(word).cell_len for cell in self._cells(name) for word in cell.split()]
-        return max(*words, min(LEAST_LABEL, self._longest(name)))
+        return max(*words, LEAST_LABEL)
 
     def _stacked(self, width: int) -> Iterator[Text]:
         """Each row as its label, and below it a line for each column, wrapped between words."""
