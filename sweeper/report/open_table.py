@@ -16,7 +16,7 @@ LEAST_LABEL = 8
 WHY = "why"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class OpenTable:
     """`columns` maps each header to its alignment; the first holds labels.
 
