@@ -15,14 +15,16 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runners.data.inventory import fingerprint
-from sweeper.errors import UsageError
+from sweeper.errors import CantWrite, UsageError
 from sweeper.records import Config, Job
+from sweeper.run_folder import replacing
 from sweeper.schedule import Branch
 
 if TYPE_CHECKING:
@@ -68,12 +70,14 @@ class Header:
 class Checkpoints:
     """Where a run's checkpoints are, how often they're written, whether a training goes on from one.
 
-    `every` in steps; None: about PARTS times in a training. The last step is always followed by one.
+    `every` in steps; None: about PARTS times in a training. The last step is always followed by one. `unwritten` are
+    those that couldn't be written, by their paths, and why, unless a later one could.
     """
 
     folder: Path
     every: int | None = None
     resume: bool = False
+    unwritten: dict[Path, CantWrite] = field(default_factory=dict, compare=False)
 
     def path(self, job: Job) -> Path:
         """The checkpoint of a job. A second try at another precision has its own."""
@@ -133,11 +137,9 @@ class Checkpoints:
     ) -> None:
         """Write the training's checkpoint: the earlier one stays until this one is on disk, all of it.
 
-        OSError where it can't be written.
+        CantWrite or OSError where it can't be written.
         """
         import torch
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
 
         job = training.job
         header = Header(
@@ -153,20 +155,30 @@ class Checkpoints:
         )
         tensors = {**_state(training), _LOSSES: torch.tensor(losses, dtype=torch.float64)}
         path = self.path(job)
-        writing = path.with_name(f".{path.name}.writing")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, writing, metadata={_KEY: json.dumps(asdict(header))})
-            os.chmod(writing, 0o644)
-            _to_disk(writing)
-            os.replace(writing, path)
-            _to_disk(self.folder)
-        except SafetensorError as error:
-            writing.unlink(missing_ok=True)
-            raise OSError(str(error)) from error
-        except OSError:
-            writing.unlink(missing_ok=True)
+            with replacing(path, alone=True) as temporary:
+                save_tensors(tensors, temporary, metadata={_KEY: json.dumps(asdict(header))})
+        except CantWrite as error:
+            self.unwritten[path] = error
             raise
+        self.unwritten.pop(path, None)
+
+    def raise_if_unwritten(self) -> None:
+        """CantWrite where a training's latest checkpoint couldn't be written."""
+        for error in self.unwritten.values():
+            raise error
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: dict[str, str]) -> None:
+    """Write `path` as a safetensors file. OSError where it can't be written, with the system's number for why."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))  # I/O error: No space left on device (os error 28)
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,14 +244,6 @@ def _load_optimizer(training: Training, states: Mapping[str, Mapping[str, Tensor
     named = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     state = {number: dict(states[name]) for number, name in zip(numbered, named, strict=True) if name in states}
     optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_header(path: Path) -> Header | None:

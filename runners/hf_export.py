@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.shape import llama_config
-from runners.checkpoint import Checkpoints, parameters_of, read_header
+from runners.checkpoint import Checkpoints, Header, parameters_of, read_header, save_tensors
 from runners.data.cache import tokens_entry
 from sweeper.errors import UsageError
 from sweeper.records import Config
+from sweeper.run_folder import replacing, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,29 +29,35 @@ def export(checkpoint: Path, folder: Path) -> None:
     """Write a finished training's checkpoint to `folder`: config.json, model.safetensors in fp32, and the tokenizer
     of an embedded corpus or a folder of text, where it was one. The folder appears whole or not at all.
 
-    UsageError where there is no whole checkpoint. OSError where `folder` can't be written.
+    UsageError where there is no whole checkpoint, CantWrite where `folder` can't be written.
     """
-    from safetensors.torch import save_file
-
     header = read_header(checkpoint)
     if header is None:
         raise UsageError(f"{checkpoint}: there is no whole checkpoint here")
+    new = folder.with_name(f".{folder.name}.writing")
+    with writing(folder):
+        try:
+            _fill(new, checkpoint, header)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(new, folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+def _fill(folder: Path, checkpoint: Path, header: Header) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     config = Config.from_dict(header.config)
-    writing = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir(parents=True)
     tensors = llama_tensors(config, parameters_of(checkpoint))
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(whole, writing / "model.safetensors", metadata={"format": "pt"})
-    os.chmod(writing / "model.safetensors", 0o644)
-    _write_json(writing / "config.json", llama_config(config.shape, seq_len=config.recipe.seq_len))
+    with replacing(folder / "model.safetensors") as file:
+        save_tensors(whole, file, metadata={"format": "pt"})
+    _write_json(folder / "config.json", llama_config(config.shape, seq_len=config.recipe.seq_len))
     tokenizer = tokens_entry(header.data_fingerprint, config.shape.vocab_size) / TOKENIZER
     if tokenizer.is_file():
-        shutil.copyfile(tokenizer, writing / TOKENIZER)
+        shutil.copyfile(tokenizer, folder / TOKENIZER)
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.recipe.seq_len}
-        _write_json(writing / "tokenizer_config.json", settings)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(writing, folder)
+        _write_json(folder / "tokenizer_config.json", settings)
 
 
 def export_finished(checkpoints: Checkpoints, config: Config, models: Path) -> list[tuple[int, Path]]:

@@ -30,7 +30,8 @@ def survey(address: str) -> Machines:
 
     UsageError where the address isn't one, where nobody answers within seconds, where it wants a token, where its
     versions of Ray or Python are others, and where none of its nodes runs on this machine.
-    A cluster that was found by `auto` and asks for this user's token is shown it from now on, as Ray itself does.
+    A cluster with a node on this machine that asks for this user's token is shown it from now on, as Ray itself does
+    for `auto`.
     """
     if address != "auto":
         _require_listener(address)
@@ -68,7 +69,9 @@ def _require_listener(address: str) -> None:
 def _ask(address: str) -> dict[str, Any]:
     program = [sys.executable, "-c", _PROGRAM, str(Path(__file__).parents[1]), address]
     try:
-        ran = subprocess.run(program, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+        ran = subprocess.run(
+            program, capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS, check=False
+        )
         said: dict[str, Any] = json.loads((ran.stdout.splitlines() or [""])[-1])
     except subprocess.TimeoutExpired:
         why = f"no answer in {ANSWER_SECONDS:.0f} s"
@@ -85,18 +88,19 @@ def main(address: str) -> None:
 
 
 def _look(address: str) -> dict[str, Any]:
-    from ray._common.usage.usage_lib import get_cluster_metadata
     from ray._private.services import find_node_ids
-    from ray._raylet import GcsClient
     from ray.exceptions import AuthenticationError, RpcError
 
     found = _running_here() if address == "auto" else address
     if found is None:
         return {"fault": "--address auto: no Ray runs on this machine: name the cluster's head as HOST:PORT"}
     try:
-        client = GcsClient(address=found)
-        alive = {key.hex(): node for key, node in client.get_all_node_info().items() if node.state == node.ALIVE}
-        versions = get_cluster_metadata(client) or {}
+        try:
+            alive, versions = _asked(found)
+        except AuthenticationError:
+            if not _shows_token(found):
+                raise
+            alive, versions = _asked(found)
     except AuthenticationError:
         return {"fault": _NO_TOKEN.format(address=found)}
     except RpcError as error:
@@ -105,6 +109,31 @@ def _look(address: str) -> dict[str, Any]:
         return {"fault": fault}
     nodes = [dict(node.resources_total) for node in alive.values()]
     return {"address": found, "nodes": nodes, "token": os.environ.get("RAY_AUTH_MODE") == "token"}
+
+
+def _asked(address: str) -> tuple[dict[str, Any], Any]:
+    """The living nodes by id, and the cluster's versions. Raises what Ray does."""
+    from ray._common.usage.usage_lib import get_cluster_metadata
+    from ray._raylet import GcsClient
+
+    client = GcsClient(address=address)
+    alive = {key.hex(): node for key, node in client.get_all_node_info().items() if node.state == node.ALIVE}
+    return alive, get_cluster_metadata(client) or {}
+
+
+def _shows_token(address: str) -> bool:
+    """Have Ray show this user's token from now on, where there is one; whether it does.
+
+    RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token; not where RAY_AUTH_MODE says otherwise. Only a
+    cluster with a node on this machine is shown it: what listens at an address may be somebody else's.
+    """
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray._private.services import canonicalize_bootstrap_address, find_gcs_addresses
+
+    here = canonicalize_bootstrap_address(address) in {
+        canonicalize_bootstrap_address(one) for one in find_gcs_addresses()
+    }
+    return here and maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _running_here() -> str | None:

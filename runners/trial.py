@@ -21,7 +21,7 @@ from runners.host_memory import NoHostMemory
 from runners.speeds import MIN_WINDOWS, window_seconds
 from runners.surroundings import Surroundings
 from runners.training import Training, evaluate
-from sweeper.errors import DataError
+from sweeper.errors import CantWrite, DataError
 from sweeper.records import Event, Final, Job, Rung, Speed, Status
 from sweeper.schedule import Branch, Schedule
 
@@ -159,7 +159,7 @@ class _Run:
                 seconds=seconds,
                 data_fingerprint=fingerprint,
             )
-        except OSError as error:
+        except (CantWrite, OSError) as error:
             self.notes.append(f"the checkpoint at step {step} couldn't be written: {error}")
         self.clock.enter("set_up")
 

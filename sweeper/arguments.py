@@ -20,13 +20,19 @@ OPTIMIZER_NUMBERS = ("weight_decay", "warmup", "cooldown", "eps", "grad_clip", "
 BASE_FIELDS = ("n_layers", "d_model", "ffn_hidden", "tokens_per_step")
 MAX_PORT = 65535
 
+EXIT_CODES = (
+    "Exit codes: 0 done · 1 a fault of sweeper's own · 2 the study or the arguments are wrong · 3 nothing is feasible "
+    "· 4 some jobs failed · 5 a file can't be written · 130 interrupted"
+)
 Command = Callable[[Any], int | None]
 
 
 def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     """The parser; what it parses has `command`, the one of `commands` that was named."""
     whole = argparse.ArgumentParser(
-        prog="sweeper", description="Within this many parameters, which transformer shape should I train?"
+        prog="sweeper",
+        description="Within this many parameters, which transformer shape should I train?",
+        epilog=EXIT_CODES,
     )
     whole.add_argument("--version", action="version", version=f"sweeper {__version__}")
     subparsers = whole.add_subparsers(required=True, metavar="COMMAND")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.arguments import RUNS, parser
-from sweeper.errors import SweeperError, UsageError
+from sweeper.arguments import RUNS
+from sweeper.errors import CantWrite, UsageError
 from sweeper.machine import Machines, cpu_count, this_machine
 from sweeper.places import results_in, shown
 
@@ -23,56 +22,18 @@ if TYPE_CHECKING:
     from sweeper.study.schema import LoadedStudy
     from sweeper.study_run import StudyRun
 
-INTERRUPTED = 130
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 1 own fault, 2 wrong input, 3 infeasible, 4 jobs failed, 130."""
-    commands = {
-        "check": _check,
-        "plan": _plan,
-        "run": _run,
-        "status": _status,
-        "report": _report,
-        "recommend": _recommend,
-        "merge": _merge,
-        "sync": _sync,
-        "shape": _shape,
-        "train": _train,
-        "ui": _ui,
-        "doctor": _doctor,
-        "schema": _schema,
-    }
-    written = sys.argv[1:] if argv is None else argv
-    arguments = parser(commands).parse_args(written)
-    arguments.written = shlex.join(["sweeper", *written])
-    try:
-        code: int = arguments.command(arguments) or 0
-    except SweeperError as error:
-        if arguments.debug:
-            raise
-        print(error if error.exit_code == UsageError.exit_code else f"sweeper: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"\ninterrupted{_GOES_ON.get(arguments.command, '')}", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    except Exception as error:
-        if arguments.debug:
-            raise
-        print(
-            f"sweeper: a fault of sweeper's own: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr
-        )
-        return 1
-    return code
+    """Run one command; the exit code: 0 done, 1 own fault, 2 wrong input, 3 infeasible, 4 jobs failed, 5 unwritable."""
+    from sweeper.ending import ended
+
+    return ended(sys.argv[1:] if argv is None else argv, COMMANDS, goes_on=_GOES_ON)
 
 
 def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
+    from sweeper.terminal import Terminal
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    return Terminal(stderr=stderr)
 
 
 def _machines(arguments: Any) -> Machines:
@@ -197,7 +158,7 @@ def _execute(
     if in_process:
         settle_threads(cpus)
     with results_in(run.folder.root):
-        records, result = run.run(
+        records, result, untracked = run.run(
             runner,
             console=console,
             tracking_uri=default_uri(out),
@@ -210,6 +171,8 @@ def _execute(
     console.print(summary(result))
     console.print(f"report: {shown(run.folder.report)}   curves and runs: sweeper ui")
     run.raise_if_failed(records)
+    if untracked:
+        raise CantWrite(f"MLflow's store {untracked} can't be written; the ledger and the report are whole")
 
 
 def _run_on_ray(session: Session, run: StudyRun, *, machines: Machines, cpus: int, gpus: int) -> None:
@@ -359,6 +322,7 @@ def _train(arguments: Any) -> None:
     with results_in(folder.root):
         for seed, model in export_finished(checkpoints, plan.configs[0].config, folder.models):
             console.print(f"model of seed {seed}: {shown(model)} (LlamaForCausalLM.from_pretrained takes it)")
+    checkpoints.raise_if_unwritten()
 
 
 def _ui(arguments: Any) -> int:
@@ -387,6 +351,23 @@ def _schema(arguments: Any) -> None:
 
     print(json.dumps(schema_json(), indent=2))
 
+
+COMMANDS = {
+    "check": _check,
+    "plan": _plan,
+    "run": _run,
+    "status": _status,
+    "report": _report,
+    "recommend": _recommend,
+    "merge": _merge,
+    "sync": _sync,
+    "shape": _shape,
+    "train": _train,
+    "ui": _ui,
+    "doctor": _doctor,
+    "schema": _schema,
+}
+"""All that can be asked, by the name that it has on the command line."""
 
 _GOES_ON = {
     _run: ": what was done is in the ledger; the same command goes on from here",

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from sweeper.labels import gibibytes
 from sweeper.machine import cpu_count, devices_left, devices_present
 from sweeper.records import SCHEMA
+from sweeper.tracking import refusal
 
 Facts = Mapping[str, Any]
 State = Literal["ok", "wrong", "absent"]
@@ -213,7 +214,7 @@ def _store_fault(uri: str) -> str:
         except (OSError, ValueError) as error:
             return f"doesn't answer ({getattr(error, 'reason', error)})"
     if scheme != "sqlite":
-        return ""
+        return refusal(uri)
     file = Path(rest.removeprefix("/"))
     if not file.exists():
         return "" if _writable(file.parent) else f"{file.parent} can't be written"

@@ -6,6 +6,7 @@ SweeperError (1)            a fault that sweeper names itself
 │   └── DataError (2)       the data named is missing, damaged or foreign
 ├── NothingFeasible (3)     no point of the lattice meets the rules
 ├── JobsFailed (4)          the study ended, some of its jobs did not
+├── CantWrite (5)           a file can't be written: the disk is full, read-only or failing
 └── DamagedLedger (1)       a ledger line other than the last can't be read
 """
 
@@ -64,6 +65,12 @@ class JobsFailed(SweeperError):
     """The study ended, but some jobs failed three times."""
 
     exit_code = 4
+
+
+class CantWrite(SweeperError):
+    """A file can't be written; the message names it. What was written before stands whole."""
+
+    exit_code = 5
 
 
 class DamagedLedger(SweeperError):

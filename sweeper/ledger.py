@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from sweeper.errors import DamagedLedger, UsageError
+from sweeper.run_folder import writing
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -72,7 +74,8 @@ class Ledger:
         self._lock = held(lock)
         try:
             self.records = read(path)
-            self._file = open(path, "ab")  # noqa: SIM115
+            self._path = path
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
             self._drop_torn_line(path)
         except BaseException:
             self._lock.close()
@@ -85,10 +88,21 @@ class Ledger:
             self._file.truncate(whole)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record and wait until it is on disk. NaN and infinity are no JSON: ValueError."""
-        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write one record and wait until it is on disk. NaN and infinity are no JSON: ValueError.
+
+        Raises CantWrite where the disk doesn't take it; no part of the line stays then.
+        """
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        whole = os.fstat(self._file.fileno()).st_size
+        with writing(self._path):
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+                os.fsync(self._file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(whole)
+                raise
 
     def close(self) -> None:
         """Let another driver write here."""

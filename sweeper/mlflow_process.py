@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from sweeper.mlflow_store import Writer
+from sweeper.mlflow_store import Writer, may_come_back, open_store, unwritable
 from sweeper.projection import MAX_PARAM
 
 PAUSE = 1.0
@@ -42,6 +42,19 @@ def main() -> None:
     fields = pickle.load(tasks)
     with _alone(fields["folder"].tracking_lock):
         _Loop(Writer(**fields), said).run(tasks)
+
+
+def ask(uri: str) -> None:
+    """Print why MLflow will never take the store at `uri`, nothing where it may."""
+    try:
+        open_store(uri)
+    except Exception as error:
+        print("" if may_come_back(error) else said_of(error))
+
+
+def said_of(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:MAX_PARAM]
 
 
 @contextlib.contextmanager
@@ -69,10 +82,12 @@ class _Loop:
         self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._hurry = threading.Event()
         self._began, self._error, self._lost = 0.0, "", False
+        self._opened = self._refused = self._unwritable = False
 
     def run(self, tasks: BinaryIO) -> None:
         """Until the input ends, which is when the study's driver does: what isn't written then is caught up later."""
         threading.Thread(target=self._read, args=(tasks,), daemon=True).start()
+        self._open()
         taken, wait, waiting = 0, 0.0, self._next_tasks(None)
         while None not in waiting:
             for task in waiting:
@@ -83,14 +98,26 @@ class _Loop:
                 self._writer.write()
             except Exception as error:
                 self._note(error)
+                self._unwritable = unwritable(error)
                 longest = LONGEST_IN_A_HURRY if self._hurry.is_set() else LONGEST_WAIT
                 wait = min(max(2 * wait, FIRST_WAIT), longest)
                 self._say(written=None)
             else:
                 wait = 0.0
                 self._error = self._error if self._lost else ""
+                self._opened, self._refused, self._unwritable = True, False, False
                 self._say(written=taken)
             waiting = self._next_tasks(wait or None)
+
+    def _open(self) -> None:
+        """Say whether there is a store, or one that MLflow will never take."""
+        try:
+            self._writer.open()
+        except Exception as error:
+            self._note(error)
+            self._refused, self._unwritable = not may_come_back(error), unwritable(error)
+        self._opened = True
+        self._say(written=None)
 
     def _read(self, tasks: BinaryIO) -> None:
         try:
@@ -121,10 +148,12 @@ class _Loop:
             self._note(error)
 
     def _note(self, error: Exception) -> None:
-        self._error = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:MAX_PARAM]
+        self._error = said_of(error)
 
     def _say(self, *, written: int | None) -> None:
-        print(json.dumps({"written": written, "error": self._error, "lost": self._lost}), file=self._said)
+        said = {"written": written, "error": self._error, "lost": self._lost}
+        state = {"opened": self._opened, "refused": self._refused, "unwritable": self._unwritable}
+        print(json.dumps({**said, **state}), file=self._said)
 
     def _next_tasks(self, timeout: float | None) -> list[Task | None]:
         tasks = []

@@ -6,21 +6,25 @@ twice changes nothing, and what could not be written is caught up later.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
 import os
+import secrets
+import sqlite3
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import yaml
 
 from sweeper.labels import differing
 from sweeper.projection import Dataset, Projection, Record, Run, RunStatus, study_params
-from sweeper.run_folder import RunFolder
+from sweeper.run_folder import UNWRITABLE, RunFolder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,6 +82,10 @@ class Writer:
         self._parent: _Remote | None = None
         self._children: dict[str, _Remote] = {}
 
+    def open(self) -> None:
+        """Make a client of the store, and the store where it isn't there. Raises what MLflow does."""
+        self._client = self._client or open_store(self._uri)
+
     def add(self, records: Sequence[Record], *, live: bool) -> None:
         """Project records: `live` ones of the run that goes on, or those of earlier ones."""
         for record in records:
@@ -107,7 +115,9 @@ class Writer:
             raise
 
     def _write(self) -> None:
-        client = self._client = self._client or _open(self._uri)
+        self.open()
+        client = self._client
+        assert client is not None
         parent = self._projection.parent
         if parent is None:
             return
@@ -222,8 +232,9 @@ class Writer:
         self._artifacts_wanted = False
 
 
-def _open(uri: str) -> MlflowClient:
+def open_store(uri: str) -> MlflowClient:
     """A client of the store, made when it isn't there: the first `runs/mlflow.db` takes some 5 s."""
+    _check_address(uri)
     os.environ.update({**SETTINGS, **os.environ, **NO_RETRIES})
     warnings.filterwarnings("ignore", module=r"mlflow|alembic|sqlalchemy")
     from mlflow import MlflowClient
@@ -232,9 +243,62 @@ def _open(uri: str) -> MlflowClient:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if uri.startswith("sqlite:///") and not (file := Path(uri.removeprefix("sqlite:///"))).exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _make_database(file, uri)
     return MlflowClient(tracking_uri=uri)
+
+
+def _make_database(file: Path, uri: str) -> None:
+    """Make the SQLite store, whole or not at all: MLflow can't go on with one that was half made."""
+    from mlflow import MlflowClient
+
+    ending = f".{secrets.token_hex(4)}.writing"
+    new = file.with_name(file.name + ending)
+    try:
+        MlflowClient(tracking_uri=uri + ending)
+        with contextlib.closing(sqlite3.connect(new)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(new, file)
+    finally:
+        for part in ("", "-journal", "-wal", "-shm"):
+            new.with_name(new.name + part).unlink(missing_ok=True)
+
+
+def may_come_back(error: BaseException) -> bool:
+    """Whether a store that couldn't be opened may be away, rather than one that MLflow will never take."""
+    from sqlalchemy.exc import OperationalError
+
+    local = ("unable to open database file", "readonly database")
+    for one in _causes(error):
+        if isinstance(one, OperationalError):
+            return not any(words in str(one) for words in local)
+        if isinstance(one, ConnectionError | TimeoutError):
+            return True
+    return unwritable(error)
+
+
+def unwritable(error: BaseException) -> bool:
+    """Whether a write failed because a file of the store can't be written: the disk is full, or read-only."""
+    words = ("database or disk is full", "disk I/O error", "readonly database", "No space left on device")
+    return any(
+        (isinstance(one, OSError) and one.errno in UNWRITABLE) or any(said in str(one) for said in words)
+        for one in _causes(error)
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _check_address(uri: str) -> None:
+    """Raises ValueError for an http address without a host, or with a port that is none."""
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and not (parts.hostname and (parts.port is None or parts.port > 0)):
+        raise ValueError("it names no host: write http://HOST:PORT")
 
 
 def artifact_location(uri: str, experiment: str, *, runs: Path) -> str | None:

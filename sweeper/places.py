@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.errors import UsageError
-from sweeper.run_folder import RunFolder
+from sweeper.run_folder import FULL, RunFolder, writing
 
 if TYPE_CHECKING:
     from sweeper.study.schema import LoadedStudy
@@ -18,13 +18,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def results_in(folder: Path) -> Iterator[None]:
-    """Say of a run folder that can't be used what is wrong with it. Other OSErrors pass."""
+    """Say of a run folder that can't be used what is wrong with it: UsageError, CantWrite where its disk is full.
+
+    Other OSErrors pass.
+    """
     try:
         yield
     except OSError as error:
         path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
         if path is None or not (path.is_relative_to(folder) or folder.is_relative_to(path)):
             raise
+        with writing(path):
+            if error.errno in FULL:
+                raise
         raise UsageError(
             f"{path}: {error.strerror}, so results can't be kept in {shown(folder)}: "
             "name another folder with --out, one that can be written"

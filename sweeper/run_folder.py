@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import tempfile
+import secrets
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from sweeper.errors import CantWrite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +91,70 @@ class RunFolder:
         return self.root / ".mlflow.lock"
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
+"""Errors of a disk that has no room for more, or fails."""
+UNWRITABLE = FULL | {errno.EROFS, errno.EACCES, errno.EPERM}
+"""Errors of a file that can't be written where it lies. Others are those of a wrong path."""
+
+
+@contextlib.contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Within it `path` is written: CantWrite names it where it can't be. Errors of a wrong path pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        room = ": make room, and the same command goes on" if error.errno in FULL - {errno.EIO} else ""
+        raise CantWrite(f"{path} can't be written ({error.strerror}){room}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, alone: bool = False) -> Iterator[Path]:
+    """A new file beside `path` to be filled, which takes its place when it is on disk: readers see the old or the new.
+
+    A new file gets the mode that the umask and the folder say; one that replaces another keeps that one's mode and
+    group. Where it fails the old file stays and nothing is left beside it. `alone`: nobody else writes `path`, so that
+    what a killed process has left beside it is written over. Raises CantWrite.
+    """
+    temporary = path.with_name(f".{path.name}.{'' if alone else secrets.token_hex(4) + '.'}writing")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        try:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            mode = stat.S_IMODE(temporary.stat().st_mode)
+            yield temporary
+            _to_disk(temporary)
+            _like_before(temporary, path, mode=mode)
+            os.replace(temporary, path)
+            _to_disk(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def _like_before(temporary: Path, path: Path, *, mode: int) -> None:
+    """The mode and group of the file that is replaced; else `mode`, whatever a library has made of it."""
+    with contextlib.suppress(FileNotFoundError):
+        before = path.stat()
+        mode = stat.S_IMODE(before.st_mode)
+        with contextlib.suppress(PermissionError):
+            os.chown(temporary, -1, before.st_gid)
+    if stat.S_IMODE(temporary.stat().st_mode) != mode:
+        os.chmod(temporary, mode)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old or the new file, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    """Write `text` to `path` so that a reader sees the old or the new file, never a part. Raises CantWrite."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

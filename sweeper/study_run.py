@@ -94,13 +94,15 @@ class StudyRun:
         kinds: Sequence[str] = (),
         fingerprint_of: FingerprintOf,
         start: Callable[[float], bool] = lambda seconds: True,
-    ) -> tuple[list[dict[str, Any]], Frontier]:
-        """Do what is missing. Returns the ledger's records and the frontier. KeyboardInterrupt leaves all whole.
+    ) -> tuple[list[dict[str, Any]], Frontier, str]:
+        """Do what is missing. Returns the ledger's records, the frontier, and why files of MLflow's store couldn't be
+        written, "" where they could. KeyboardInterrupt leaves all whole.
 
         `kinds` are those of the devices, where there are several, the one that the search goes by first.
         Before anything runs, `start` is given the seconds that it will take by the plan; where it says no, that is
         as if it had been interrupted.
-        Raises UsageError when the data is no longer what kept results were measured on.
+        Raises UsageError when the data is no longer what kept results were measured on, and, before anything runs,
+        when MLflow will never take its store; CantWrite when a file can't be written.
         """
         from sweeper.tracking import Tracker
 
@@ -130,6 +132,7 @@ class StudyRun:
                 try:
                     if "missing" in everywhere.states().values() or known.to_propose or to_follow(known):
                         # Importing MLflow keeps a core busy: on two cores that would slow the first trial.
+                        tracker.require_store(away_after=START_SECONDS)
                         tracker.drain(START_SECONDS)
                         own = self.search.driver(device=device, at_a_time=at_a_time, probed=probed)
                         search = OnKinds(own, kinds)
@@ -148,7 +151,7 @@ class StudyRun:
                 tracker.close(timeout=DRAIN_SECONDS)
                 if tracker.warning:
                     console.print(tracker.warning, style="yellow", highlight=False)
-        return records, found
+        return records, found, tracker.unwritable
 
     def _mirror(self, records: Sequence[Record]) -> Mirror | None:
         """The storage that `search.storage` names, with what is known already."""

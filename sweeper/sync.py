@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from sweeper.errors import SweeperError, UsageError
+from sweeper.errors import CantWrite, SweeperError, UsageError
 from sweeper.ledger import held, read
 from sweeper.places import load_folder, shown
 from sweeper.projection import milliseconds
@@ -21,7 +21,8 @@ def sync(root: Path, *, to: str | None) -> str:
 
     `to` is MLflow's tracking URI, by default that of MLFLOW_TRACKING_URI, or of `mlflow.db` beside the studies. The
     parent run ends when the ledger does. Writing again what is there changes nothing. Raises UsageError where `root` is
-    no run folder or a run is at work on it, SweeperError where the store can't be written.
+    no run folder, a run is at work on it or MLflow will never take the store; CantWrite where the store's disk is full,
+    SweeperError where the store can't be written for another reason.
     """
     folder = RunFolder(root=root.absolute())
     loaded = load_folder(folder, given={})
@@ -38,6 +39,7 @@ def sync(root: Path, *, to: str | None) -> str:
             description=loaded.study.question,
         )
         with tracker:
+            tracker.require_store(away_after=PATIENCE)
             tracker.catch_up(records)
             tracker.log_artifacts()
             tracker.end(milliseconds(records[-1]["time"]))
@@ -50,6 +52,8 @@ def _wait(tracker: Tracker, uri: str) -> None:
     """Until all is written, however long that takes; SweeperError once the store has failed for PATIENCE."""
     failing_since: float | None = None
     while not tracker.drain(1.0):
+        if tracker.unwritable:
+            raise CantWrite(f"{tracker.unwritable} can't be written: make room, and the same command goes on")
         if not tracker.error:
             failing_since = None
         elif time.monotonic() - (failing_since := failing_since or time.monotonic()) > PATIENCE:

@@ -25,6 +25,10 @@ from sweeper.projection import Record, RunStatus
 from sweeper.run_folder import RunFolder
 
 EXIT_SECONDS = 3.0
+STORE_SECONDS = 120.0
+"""For a store that can't be away to be opened: MLflow is imported for some 5 s, on a busy machine for many more."""
+SERVERS = ("postgresql", "mysql", "mssql")
+"""Stores that MLflow connects to when it opens them. An http server is first spoken to afterwards."""
 SERVER_SECONDS = 120.0
 """For MLflow's server to answer, which imports for some 10 s."""
 SERVER_SETTINGS = {
@@ -37,11 +41,27 @@ _QUIETLY = ("--workers", "1", "--uvicorn-opts", "--log-level warning")
 """One person looks at the pages, and wants no line for each request."""
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from sweeper.mlflow_process import main; main()"
 """Finds this very package first, whatever the working directory holds."""
+_ASK = "import sys; sys.path.insert(0, sys.argv[1]); from sweeper.mlflow_process import ask; ask(sys.argv[2])"
+_REFUSED = (
+    "MLflow can't keep runs in {uri} ({why}): name another store with MLFLOW_TRACKING_URI, like sqlite:///mlflow.db or "
+    "http://HOST:PORT, or unset it"
+)
 
 
 def default_uri(runs: Path) -> str:
     """MLFLOW_TRACKING_URI when set, else the SQLite store `mlflow.db` in `runs`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.absolute() / 'mlflow.db'}"
+
+
+def refusal(uri: str) -> str:
+    """Why MLflow will never take the store at `uri`, "" where it may, or where that can't be told from its name."""
+    if uri.startswith(("sqlite:", "http:", "https:", *SERVERS)):
+        return ""
+    ask = [sys.executable, "-c", _ASK, str(Path(__file__).parents[1]), uri]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        ran = subprocess.run(ask, capture_output=True, text=True, errors="replace", timeout=STORE_SECONDS, check=False)
+        return (ran.stdout.strip().splitlines() or [""])[-1]
+    return ""
 
 
 class Tracker:
@@ -58,6 +78,7 @@ class Tracker:
         self._progress = threading.Condition()
         self._received = self._written = 0
         self._error, self._lost, self._closed, self._gone, self._ended = "", False, False, False, False
+        self._uri, self._opened, self._refused, self._unwritable, self._failures = uri, False, False, False, 0
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, str(Path(__file__).parents[1])],
             stdin=subprocess.PIPE,
@@ -94,6 +115,23 @@ class Tracker:
         """Why the latest write failed, "" where it didn't."""
         return self._error
 
+    @property
+    def unwritable(self) -> str:
+        """Why a file of the store can't be written, "" where all were when last tried."""
+        return f"{self._uri} ({self._error})" if self._unwritable else ""
+
+    def require_store(self, *, away_after: float) -> None:
+        """Wait until the store is open. UsageError where MLflow will never take it.
+
+        One that may only be away, a server's, is waited for at most `away_after` seconds.
+        """
+        timeout = away_after if self._uri.startswith(SERVERS) else STORE_SECONDS
+        with self._progress:
+            self._progress.wait_for(lambda: self._opened or self._gone, timeout)
+            refused, why = self._refused, self._error
+        if refused:
+            raise UsageError(_REFUSED.format(uri=self._uri, why=why))
+
     def end(self, time_ms: int, status: RunStatus = "FINISHED") -> None:
         """End the parent run as of `time_ms` since the epoch; only the first end counts."""
         if not self._ended:
@@ -101,11 +139,16 @@ class Tracker:
             self._put("end", status, time_ms)
 
     def drain(self, timeout: float) -> bool:
-        """Wait, at most `timeout` seconds, until all is written; say whether it is."""
+        """Wait, at most `timeout` seconds, until all is written or it can't be; say whether it is."""
         self._outbox.put(("hurry", True))
         with self._progress:
-            target = self._received
-            self._progress.wait_for(lambda: self._written >= target or self._gone, timeout)
+            target, failed = self._received, self._failures
+
+            def settled() -> bool:
+                hopeless = (self._refused or self._unwritable) and self._failures > failed + 1
+                return self._written >= target or self._gone or hopeless
+
+            self._progress.wait_for(settled, timeout)
             drained = self._written >= target
         if not self._closed:
             self._outbox.put(("hurry", False))
@@ -170,6 +213,9 @@ class Tracker:
                 with self._progress:
                     self._written = max(self._written, said["written"] or 0)
                     self._error, self._lost = said["error"], said["lost"]
+                    self._opened, self._refused = said["opened"], said["refused"]
+                    self._unwritable = said["unwritable"]
+                    self._failures += said["written"] is None
                     self._progress.notify_all()
         with self._progress:
             self._gone = True
@@ -185,6 +231,8 @@ def serve(runs: Path, *, port: int) -> int:
     """
     if "MLFLOW_TRACKING_URI" not in os.environ and not (runs / "mlflow.db").is_file():
         raise UsageError(f"{runs} holds no results: run a study first, or name its folder with --out")
+    if why := refusal(default_uri(runs)):
+        raise UsageError(_REFUSED.format(uri=default_uri(runs), why=why))
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", default_uri(runs)]
     base = f"http://127.0.0.1:{port}"
     print(f"{base} (Ctrl-C ends it)", flush=True)

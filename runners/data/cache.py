@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sweeper.errors import DataError
-from sweeper.run_folder import write_atomically
+from sweeper.errors import CantWrite, DataError
+from sweeper.run_folder import FULL, write_atomically, writing
 
 ENCODING_VERSION = 1
 """Raised when the same corpus and vocabulary would be encoded into other tokens."""
@@ -52,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, *values: Any) -> None:
-    """Write each of `values` as one line of JSON, atomically; DataError where the cache can't be written."""
+    """Write each of `values` as one line of JSON, atomically; DataError or CantWrite as `build_once`."""
     with _cache_errors():
         write_atomically(path, "".join(json.dumps(value) + "\n" for value in values))
 
@@ -75,6 +75,7 @@ def build_once(entry: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str
     `build` fills the folder it is given and returns the meta. It works beside the entry under a lock and
     the folder is renamed when all of it is on disk, so a build that was cut off is never seen, and of two
     processes that need the same entry one builds and the other waits. A lock ends with its process.
+    DataError where the cache can't be written, CantWrite where its disk is full.
     """
     meta = read_meta(entry)
     if meta is not None:
@@ -116,9 +117,13 @@ def _locked(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _cache_errors() -> Iterator[None]:
     try:
-        yield
-    except OSError as error:
+        with writing(cache_dir()):
+            yield
+    except (CantWrite, OSError) as raised:
+        error = raised.__cause__ if isinstance(raised, CantWrite) else raised
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        why = getattr(error, "strerror", None) or error
         raise DataError(
-            f"the data cache {cache_dir()} can't be written ({error.strerror or error}): "
-            "SWEEPER_CACHE_DIR names another place"
+            f"the data cache {cache_dir()} can't be written ({why}): SWEEPER_CACHE_DIR names another place"
         ) from error

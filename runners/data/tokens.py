@@ -79,14 +79,14 @@ def _build(corpus: Corpus, vocab_size: int, folder: Path) -> dict[str, Any]:
     if bpe is not None:
         bpe.save(str(folder / "tokenizer.json"))
         lengths = [len(token) for token, _ in sorted(bpe.get_vocab().items(), key=lambda item: item[1])]
-        np.array(lengths, dtype="<u4").tofile(folder / "token_bytes.bin")
+        (folder / "token_bytes.bin").write_bytes(np.array(lengths, dtype="<u4").tobytes())
     meta: dict[str, Any] = {"vocab_size": vocab_size}
     for name, held_out in (("train", False), ("held_out", True)):
         size = tokens = 0
         with (folder / f"{name}.bin").open("wb") as file:
             for texts in _batches(corpus, held_out=held_out):
                 ids = _encode(texts, bpe, token_dtype(vocab_size))
-                ids.tofile(file)
+                file.write(ids.tobytes())  # says why where it fails, which tofile doesn't
                 size += sum(map(len, texts))
                 tokens += len(ids)
         meta |= {f"{name}_bytes": size, f"{name}_tokens": tokens}

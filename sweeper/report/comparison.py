@@ -12,7 +12,8 @@ from rich.text import Text
 
 from sweeper.labels import listed, short
 from sweeper.places import shown
-from sweeper.report.tables import WIDE, open_table, sentences, summary
+from sweeper.report.open_table import OpenTable
+from sweeper.report.tables import WIDE, sentences, summary
 from sweeper.report.text import resolved_text
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _columns(pair: Pair, width: int) -> list[list[str]]:
 
 def _table(pair: Pair, columns: Sequence[str]) -> RenderableType:
     heads = headers(pair)
-    table = open_table("", dict(heads[name] for name in columns))
+    table = OpenTable(title="", columns=dict(heads[name] for name in columns))
     for row in pair.rows[:MOST_ROWS]:
         of_row = cells(row)
         table.add_row(*[Text(of_row[name]) for name in columns])

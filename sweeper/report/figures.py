@@ -7,7 +7,6 @@ which the colour-blind can tell apart; markers differ too.
 from __future__ import annotations
 
 import io
-import os
 import re
 import textwrap
 import warnings
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.labels import short
 from sweeper.report.placement import Segment, place_labels
 from sweeper.report.text import STANDINGS, seeds_text, standing_cell, tokens_text
+from sweeper.run_folder import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,14 +46,12 @@ def frontier_png(frontier_json: Mapping[str, Any], path: Path, *, question: str 
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write `figure` to `path`, whole or not at all."""
+    """Write `figure` to `path`, whole or not at all. Raises CantWrite."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # names may hold what the font lacks
         figure.savefig(buffer, format="png", dpi=DPI)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 def frontier_svg(frontier_json: Mapping[str, Any]) -> str:

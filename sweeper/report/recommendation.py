@@ -7,7 +7,7 @@ import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from textwrap import fill, indent
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from sweeper.criteria import MOST_SEEDS
 from sweeper.labels import duration, gibibytes, listed, short
+from sweeper.report.open_table import wrapped
 from sweeper.report.tables import loss_interval, speed_interval
 
 if TYPE_CHECKING:
@@ -47,17 +48,14 @@ class _Text:
             assert choice.choice is not None
             yield Text()
             yield Text(f"To train {choice.choice.label}", style="bold")
-            yield Text(indent(continued(choice.argv, width=width - len(_INDENT)), _INDENT), no_wrap=True)
+            command = indent(continued(choice.argv, width=width - len(_INDENT)), _INDENT)
+            yield Text(command, no_wrap=True, overflow="ignore")
             yield _filled([f"Hugging Face LlamaConfig: {json.dumps(choice.llama_config)}"], width=width)
 
 
 def _filled(lines: Iterable[str], *, width: int, by: str = _INDENT) -> Text:
     """Lines wrapped and indented, without blanks at their ends."""
-    wrapped = [
-        fill(line, width, initial_indent=by, subsequent_indent=by, break_long_words=False, break_on_hyphens=False)
-        for line in lines
-    ]
-    return Text("\n".join(wrapped))
+    return Text("\n".join(wrapped(line, width, by=by) for line in lines), no_wrap=True, overflow="ignore")
 
 
 def recommendation_text(found: Recommendation) -> RenderableType:

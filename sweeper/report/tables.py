@@ -7,15 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from sweeper.labels import duration, gibibytes, labels, short
 from sweeper.records import SCHEMA
 from sweeper.report.facts import noise_sentences
 from sweeper.report.horizons import TITLE, section
+from sweeper.report.open_table import WHY, OpenTable
 from sweeper.report.text import (
     MEMORY_PLANNED,
     OBJECTIVES,
@@ -38,44 +37,22 @@ if TYPE_CHECKING:
 
 WIDE = 110
 MOST_ROWS = 60
-LEAST_LABEL = 8
 _STYLES = {"frontier": "bold green", "tied": "cyan", "dominated": "dim", "unresolved": "yellow"}
 
 
-def open_table(title: str, columns: Mapping[str, JustifyMethod]) -> Table:
-    """An open table; `columns` maps each header to its alignment.
-
-    Where it is too wide, labels (the first column) and reasons ("why") fold; numbers and headers stay whole.
-    """
-    table = Table(
-        title=Text(title, style="bold") if title else None,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        padding=(0, 1),
-        collapse_padding=True,
-    )
-    for i, (header, justify) in enumerate(columns.items()):
-        folds = i == 0 or header == "why"
-        table.add_column(
-            header, justify=justify, no_wrap=not folds, overflow="fold", min_width=LEAST_LABEL if folds else None
-        )
-    return table
-
-
-def frontier_table(one: DeviceFrontier, *, width: int = 80) -> Table:
+def frontier_table(one: DeviceFrontier, *, width: int = 80) -> OpenTable:
     """The points of one kind of device, fastest first. From 110 columns the shape has columns of its own."""
     wide = width >= WIDE
     shape: tuple[str, ...] = ("layers", "width", "FFN", "trunk") if wide else ()
     further = further_objectives(one)
-    table = open_table(
-        one.device,
-        {
+    table = OpenTable(
+        title=one.device,
+        columns={
             "config": "left", **dict.fromkeys((*shape, "params", "off", "val loss", "seeds", "tokens/s"), "right"),
             **{OBJECTIVES[name]: "right" for name in further},
             "standing": "left", **({"resolved": "left"} if any(point.resolved for point in one.points) else {}),
         },
+        may_go=("off", "trunk", "FFN", "width", "layers", "seeds", "params", "resolved"),
     )  # fmt: skip
     for point in one.points:
         loss, speed = point.objectives["val_loss"], point.objectives["tokens_per_s"]
@@ -127,7 +104,8 @@ def _horizons(one: DeviceFrontier) -> Group:
     tables, said = section(one, brief=True)
     parts: list[RenderableType] = [Text(), Text(TITLE, style="bold")]
     for made in tables:
-        table = open_table("", {header: "right" if n else "left" for n, header in enumerate(made.headers)})
+        columns: dict[str, JustifyMethod] = {header: "right" if n else "left" for n, header in enumerate(made.headers)}
+        table = OpenTable(title="", columns=columns)
         for row in made.rows:
             table.add_row(*map(Text, row))
         parts += [Text(made.caption, style="dim"), table, Text()]
@@ -168,12 +146,13 @@ def percent(fraction: float | None) -> str:
 def plan_table(plan: Mapping[str, Any]) -> Group:
     """What `plan --json` holds: the feasible configs (beyond 60 the rest is counted), totals, what was dropped."""
     configs = plan["configs"]
-    table = open_table(
-        f"{plan['study']} · profile {plan['profile']}",
-        {
+    table = OpenTable(
+        title=f"{plan['study']} · profile {plan['profile']}",
+        columns={
             "config": "left", "params": "right", "trunk": "right", "off": "right", "FLOPs/token": "right",
             "memory": "right", "time/trial": "right",
         },
+        may_go=("trunk", "FLOPs/token", "off", "memory"),
     )  # fmt: skip
     names = labels(configs)
     for config, label in list(zip(configs, names, strict=True))[:MOST_ROWS]:
@@ -236,12 +215,13 @@ def status_json(
     return {"schema": SCHEMA, "live": live, "jobs": jobs, "to_propose": to_propose, "configs": rows}
 
 
-def status_table(status: Mapping[str, Any]) -> Table:
+def status_table(status: Mapping[str, Any]) -> OpenTable:
     """The object of `status_json`, a line per config."""
     done, jobs = status["jobs"].get("ok", 0), sum(status["jobs"].values()) + status["to_propose"]
     columns = ("done", "running" if status["live"] else "interrupted", "failed", "missing")
-    table = open_table(
-        f"{done} of {jobs} jobs done", {"config": "left", **dict.fromkeys(columns, "right"), "why": "left"}
+    table = OpenTable(
+        title=f"{done} of {jobs} jobs done",
+        columns={"config": "left", **dict.fromkeys(columns, "right"), WHY: "left"},
     )
     for row in status["configs"]:
         cells = [str(row[name] or "·") for name in columns]

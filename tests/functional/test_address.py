@@ -31,7 +31,7 @@ FAKES = Path(__file__).parents[1] / "fakes.py"
 class Cluster:
     """A Ray of one node, started by its own command: two cores, a pretended GPU, its own temporary folder."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, auth: str = "disabled") -> None:
         self.home = home
         for package in ray_connection.PACKAGES:
             (home / package).mkdir()
@@ -45,7 +45,7 @@ class Cluster:
              f"--temp-dir={home / 'ray'}", f"--object-store-memory={ray_connection.OBJECT_STORE_BYTES}",
              "--disable-usage-stats"],
             cwd=home, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={**clean, "RAY_AUTH_MODE": "disabled", "TMPDIR": str(home / "tmp"), "PYTHONPATH": str(home / "deeds")},
+            env={**clean, "RAY_AUTH_MODE": auth, "TMPDIR": str(home / "tmp"), "PYTHONPATH": str(home / "deeds")},
         )  # fmt: skip
         self.address = self._wait()
 
