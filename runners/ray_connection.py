@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runners.scratch import scratch_folder, scratch_parent
 from sweeper.errors import SweeperError, UsageError
-from sweeper.machine import Machines, ray_node
+from sweeper.machine import Machines, cpu_count, ray_node
 
 PACKAGES = ("model", "runners", "sweeper")
 """Shipped to workers: their names are generic, so a worker never looks for them in a working directory."""
@@ -65,7 +65,7 @@ def connected(address: str | None = None) -> Iterator[None]:
             "env_vars": SETTINGS,
         }
         local = {
-            "num_cpus": len(os.sched_getaffinity(0)),
+            "num_cpus": cpu_count(),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
             "_temp_dir": str(scratch),

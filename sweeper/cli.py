@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.arguments import RUNS, parser
 from sweeper.errors import SweeperError, UsageError
+from sweeper.home import settle_home
 from sweeper.machine import Machines, cpu_count, this_machine
 from sweeper.places import results_in, shown
 
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser(commands).parse_args(written)
     arguments.written = shlex.join(["sweeper", *written])
     try:
+        settle_home()
         code: int = arguments.command(arguments) or 0
     except SweeperError as error:
         if arguments.debug:
