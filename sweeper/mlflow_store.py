@@ -21,6 +21,7 @@ import yaml
 from sweeper.labels import differing
 from sweeper.projection import Dataset, Projection, Record, Run, RunStatus, study_params
 from sweeper.run_folder import RunFolder
+from sweeper.store_uri import sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -232,8 +233,8 @@ def _open(uri: str) -> MlflowClient:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if file := sqlite_file(uri):
+        file.parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri)
 
 
@@ -242,8 +243,8 @@ def artifact_location(uri: str, experiment: str, *, runs: Path) -> str | None:
 
     Absolute, as MLflow's own default is the working directory.
     """
-    if uri.startswith("sqlite:///"):
-        runs = Path(uri.removeprefix("sqlite:///")).parent
+    if file := sqlite_file(uri):
+        runs = file.parent
     elif not uri.startswith(DATABASES):
         return None
     return (runs.absolute() / "mlartifacts" / experiment).as_uri()

@@ -23,6 +23,7 @@ from sweeper.errors import UsageError
 from sweeper.mlflow_links import study_links, wait_for
 from sweeper.projection import Record, RunStatus
 from sweeper.run_folder import RunFolder
+from sweeper.store_uri import sqlite_uri
 
 EXIT_SECONDS = 3.0
 SERVER_SECONDS = 120.0
@@ -41,7 +42,7 @@ _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from sweeper.mlflow_pro
 
 def default_uri(runs: Path) -> str:
     """MLFLOW_TRACKING_URI when set, else the SQLite store `mlflow.db` in `runs`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.absolute() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(runs / "mlflow.db")
 
 
 class Tracker:
