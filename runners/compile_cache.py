@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from runners.compiler_paths import quote_library_paths
 from runners.data.cache import cache_dir
 from runners.measuring import device_name
 from sweeper.home import may_write
@@ -47,6 +48,7 @@ def use_compile_cache(device: torch.device) -> str:
     Where the folder can't be made or written, torch's own default stays too, and where its path has white space:
     Inductor hands it to the C++ compiler unquoted.
     """
+    quote_library_paths()
     folder = compile_dir(device)
     if any(letter.isspace() for letter in str(folder)):
         return os.environ.get(_INDUCTOR, "")
