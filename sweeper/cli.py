@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -146,9 +145,7 @@ def _plan(arguments: Any) -> None:
         from runners.data.inventory import sides_of
         from sweeper.report.tables import plan_table
 
-        _console().print(plan_table(plan_json(run.plan)))
-        if (path := run.plan.data_path) is not None and os.path.exists(path):
-            _console().print(f"Data: {sides_of(path)}.")
+        _console().print(plan_table(plan_json(run.plan)), *sides_of(run.plan.data_path), sep="\n")
 
 
 def _run(arguments: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from itertools import pairwise
 
 from runners.data.cache import read_meta, tokens_entry
@@ -73,15 +74,21 @@ def fault(path: str) -> str:
     return ""
 
 
-def sides_of(path: str) -> str:
-    """Which files are trained on and which are held out, in one line. DataError: as `train_tokens`."""
+def sides_of(path: str | None) -> Iterator[str]:
+    """Which files are trained on and which are held out, in one line; none of data that isn't here, or is embedded.
+
+    DataError: as `train_tokens`.
+    """
+    if path is None or not os.path.exists(path):
+        return
     if is_shards(path):
-        return f"{path}: {sides(find_shards(path))}"
+        yield f"Data: {path}: {sides(find_shards(path))}."
+        return
     files, left_out = text_files("", path)
     others = "".join(f", {count:,} × {kind} left out" for kind, count in left_out.items())
-    return (
-        f"{path}: {len(files):,} files of text{others}; held out are {HELD_OUT_FRACTION:.0%} of the documents, "
-        "by their contents and not by their names"
+    yield (
+        f"Data: {path}: {len(files):,} files of text{others}; held out are {HELD_OUT_FRACTION:.0%} of the documents, "
+        "by their contents and not by their names."
     )
 
 
