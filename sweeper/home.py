@@ -12,10 +12,14 @@ from sweeper.errors import UsageError
 def settle_home() -> None:
     """Where neither HOME nor the system knows a home, set HOME for this process and those that it starts.
 
-    Ray can't be imported without, nor can `~` be resolved by others.
+    Ray can't be imported without, nor can `~` be resolved by others. Where the home can't be written, Matplotlib is
+    given another place for what it keeps there, or it would say so at each report.
     """
     if not os.path.isabs(os.path.expanduser("~")):
         os.environ["HOME"] = str(temporary_home())
+    settings = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")) / "matplotlib"
+    if "MPLCONFIGDIR" not in os.environ and not may_write(settings):
+        os.environ["MPLCONFIGDIR"] = str(temporary_home() / "matplotlib")
 
 
 def temporary_home() -> Path:

@@ -13,8 +13,9 @@ from sweeper.errors import UsageError
 @pytest.fixture
 def temporary(monkeypatch, tmp_path):
     """The temporary folder, for a user who has set nothing."""
-    for name in ("SWEEPER_CACHE_DIR", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("SWEEPER_CACHE_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, "to be put back after what the test sets")
+        monkeypatch.delenv(name)
     monkeypatch.setattr(home.tempfile, "gettempdir", lambda: str(tmp_path))
     return tmp_path
 
@@ -54,9 +55,18 @@ def test_somebody_elses_folder_is_refused(temporary, homeless, monkeypatch):
 def test_a_home_is_named_where_there_is_none(temporary, homeless):
     home.settle_home()
     assert os.environ["HOME"] == str(temporary / f"sweeper-{os.getuid()}")
+    assert "MPLCONFIGDIR" not in os.environ
 
 
 def test_a_home_that_is_there_stays(temporary, monkeypatch):
-    monkeypatch.setenv("HOME", "/nowhere/at/all")
+    (temporary / "file").write_text("no folder can be made below this")
+    monkeypatch.setenv("HOME", str(temporary / "file"))
     home.settle_home()
-    assert os.environ["HOME"] == "/nowhere/at/all"
+    assert os.environ["HOME"] == str(temporary / "file")
+    assert os.environ["MPLCONFIGDIR"] == str(temporary / f"sweeper-{os.getuid()}" / "matplotlib")
+
+
+def test_a_users_own_place_for_matplotlib_stays(temporary, homeless, monkeypatch):
+    monkeypatch.setenv("MPLCONFIGDIR", "/nowhere")
+    home.settle_home()
+    assert os.environ["MPLCONFIGDIR"] == "/nowhere"
