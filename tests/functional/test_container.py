@@ -116,7 +116,7 @@ def test_the_study_runs_and_reports(ran):
     assert {record["status"] for record in finals} == {"ok"}
     assert all(record["device"].endswith(", 1 thread") for record in finals)
     assert len(finals) == 1 or "on the quality/speed frontier" in answer
-    assert len(finals) == json.loads((results / "plan.json").read_text())["trials"]
+    assert len(finals) == json.loads((results / "plan.json").read_text())["totals"]["trials"]
     assert all((results / name).stat().st_size > 1000 for name in ("report.html", "frontier.png", "frontier.json"))
     assert (ran / "runs" / "mlflow.db").stat().st_size > 100_000
     assert "report: runs/first/full/report.html" in said(ran, "report")
