@@ -151,6 +151,7 @@ def sweeper(trials: int, folder: Path) -> dict[str, Any]:
     from sweeper.search.driver import Driver
     from sweeper.search.resolving import MicroBatches
     from sweeper.session import Session
+    from sweeper.store_uri import sqlite_uri
     from sweeper.tracking import Tracker
 
     jobs = configs(trials)
@@ -162,7 +163,7 @@ def sweeper(trials: int, folder: Path) -> dict[str, Any]:
     ends: list[float] = []
     memory: list[int] = []
     process = psutil.Process()
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = sqlite_uri(folder / "mlflow.db")
     with (
         Ledger(where.ledger, lock=where.lock) as ledger,
         Tracker(uri=uri, experiment="overhead", folder=where, profile="full", description="") as tracker,

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import torch
 
+from runners.compiler_paths import quote_library_paths
 from runners.data.cache import cache_dir
 from runners.measuring import device_name
+from sweeper.home import may_write
 
 _INDUCTOR, _TRITON = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 _ours: dict[str, str] = {}
@@ -41,10 +43,12 @@ def _plain(text: str) -> str:
 def use_compile_cache(device: torch.device) -> str:
     """Have what is compiled from now on kept in this device's folder; returns where.
 
-    Each of the two settings that the user has made for himself (TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR) stays.
-    Where the folder can't be made, torch's own default stays too, and where its path has white space: Inductor hands
-    it to the C++ compiler unquoted.
+    Each of the two settings that the user has made for himself (TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR) stays,
+    unless that can't be written.
+    Where the folder can't be made or written, torch's own default stays too, and where its path has white space:
+    Inductor hands it to the C++ compiler unquoted.
     """
+    quote_library_paths()
     folder = compile_dir(device)
     if any(letter.isspace() for letter in str(folder)):
         return os.environ.get(_INDUCTOR, "")
@@ -52,8 +56,11 @@ def use_compile_cache(device: torch.device) -> str:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return os.environ.get(_INDUCTOR, "")
+    if not may_write(folder):
+        return os.environ.get(_INDUCTOR, "")
     for name, value in ((_INDUCTOR, folder), (_TRITON, folder / "triton")):
-        if os.environ.get(name) in (None, _ours.get(name), _torchs_own(name)):
+        now = os.environ.get(name)
+        if now in (None, _ours.get(name), _torchs_own(name)) or not may_write(Path(now)):
             os.environ[name] = _ours[name] = str(value)
     return os.environ[_INDUCTOR]
 

@@ -121,6 +121,9 @@ def _compile() -> Facts:
         import torch
         from torch._inductor import config
 
+        from runners.compiler_paths import quote_library_paths
+
+        quote_library_paths()
         config.cpp_cache_precompile_headers = False  # they pay off from the second kernel on
         device = "cuda" if torch.cuda.is_available() else "cpu"
         x = torch.ones(256, 64, device=device)

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import secrets
 import signal
 import threading
 import time
@@ -21,7 +22,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runners.scratch import scratch_folder, scratch_parent
 from sweeper.errors import SweeperError, UsageError
-from sweeper.machine import Machines, ray_node
+from sweeper.home import may_write
+from sweeper.machine import Machines, cpu_count, ray_node
 
 PACKAGES = ("model", "runners", "sweeper")
 """Shipped to workers: their names are generic, so a worker never looks for them in a working directory."""
@@ -56,7 +58,8 @@ def connected(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    with environment(SETTINGS), quiet(), scratch_folder(scratch_parent()) as scratch:
+    settings = SETTINGS if address else SETTINGS | _own_token()
+    with environment(settings), quiet(), scratch_folder(scratch_parent()) as scratch:
         empty = scratch / "empty"
         empty.mkdir()
         runtime_env = {
@@ -65,7 +68,7 @@ def connected(address: str | None = None) -> Iterator[None]:
             "env_vars": SETTINGS,
         }
         local = {
-            "num_cpus": len(os.sched_getaffinity(0)),
+            "num_cpus": cpu_count(),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
             "_temp_dir": str(scratch),
@@ -85,6 +88,13 @@ def connected(address: str | None = None) -> Iterator[None]:
         finally:
             with _interrupt_afterwards():
                 ray.shutdown()
+
+
+def _own_token() -> dict[str, str]:
+    """For a Ray of our own in a home that can't be written: Ray would make itself a token there, and fail."""
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    kept = may_write(Path(os.path.expanduser("~/.ray")))
+    return {} if named or kept else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 @contextlib.contextmanager

@@ -68,6 +68,7 @@ def _make_plan(loaded: LoadedStudy, records: Sequence[Any] = (), machines: Machi
 
 def _open(arguments: Any, machines: Machines | None = None) -> StudyRun:
     """The study run of a study file, or of a run folder where the command takes one; planned for `machines`."""
+    from runners.data.inventory import fault
     from sweeper.opening import open_run
 
     return open_run(
@@ -75,13 +76,15 @@ def _open(arguments: Any, machines: Machines | None = None) -> StudyRun:
         takes_folder=arguments.command in (_status, _report, _recommend),
         has_gpu=lambda: (machines or this_machine()).gpus > 0,
         make_plan=lambda loaded, records: _make_plan(loaded, records, machines),
+        data_fault=fault,
     )
 
 
 def _check(arguments: Any) -> None:
+    from runners.data.inventory import fault
     from sweeper.study.loader import load
 
-    loaded = load(arguments.study, profile="full")
+    loaded = load(arguments.study, profile="full", data_fault=fault)
     print(f"{arguments.study}: no faults in study {loaded.study.name}")
 
 
@@ -98,9 +101,10 @@ def _plan(arguments: Any) -> None:
     elif arguments.csv:
         plan_csv(run.plan, sys.stdout)
     else:
+        from runners.data.inventory import sides_of
         from sweeper.report.tables import plan_table
 
-        _console().print(plan_table(plan_json(run.plan)))
+        _console().print(plan_table(plan_json(run.plan)), *sides_of(run.plan.data_path), sep="\n")
 
 
 def _run(arguments: Any) -> None:

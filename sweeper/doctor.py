@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sweeper.home import may_write, nearest
 from sweeper.labels import gibibytes
 from sweeper.machine import cpu_count, devices_left, devices_present
 from sweeper.records import SCHEMA
+from sweeper.store_uri import sqlite_file
 from sweeper.tracking import refusal
 
 Facts = Mapping[str, Any]
@@ -206,20 +208,20 @@ def _mlflow(uri: str) -> Finding:
 
 def _store_fault(uri: str) -> str:
     """Why MLflow's store can't be used, "" where it can, or where that can't be told from here."""
-    scheme, _, rest = uri.partition("://")
-    if scheme in ("http", "https"):
+    if uri.startswith(("http://", "https://")):
         try:
             with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=STORE_TIMEOUT_S):
                 return ""
         except (OSError, ValueError) as error:
             return f"doesn't answer ({getattr(error, 'reason', error)})"
-    if scheme != "sqlite":
+    file = sqlite_file(uri)
+    if file is None:
         return refusal(uri)
-    file = Path(rest.removeprefix("/"))
     if not file.exists():
-        return "" if _writable(file.parent) else f"{file.parent} can't be written"
+        return "" if may_write(file.parent) else f"{file.parent} can't be written"
+    existing = f"{file.absolute().as_uri()}?mode=rw"
     try:
-        with closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=STORE_TIMEOUT_S)) as store:
+        with closing(sqlite3.connect(existing, uri=True, timeout=STORE_TIMEOUT_S)) as store:
             store.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error as error:
         return str(error)
@@ -265,25 +267,12 @@ def _cache(name: str, facts: Facts, key: str, *, instead: str) -> list[Finding]:
 
 
 def _folder(name: str, folder: Path, *, instead: str, used: int | None = None) -> Finding:
-    if not _writable(folder):
+    if not may_write(folder):
         mend = f"{instead} names another place"
         return Finding(name=name, state="wrong", found=f"{folder} can't be written", mend=mend, needed=True)
-    free = shutil.disk_usage(_nearest(folder)).free
+    free = shutil.disk_usage(nearest(folder)).free
     held = f", {gibibytes(used)} used" if used is not None else ""
     found = f"{folder}{held}, {gibibytes(free)} free"
     if free < LITTLE_DISK_BYTES:
         return Finding(name=name, state="wrong", found=found, mend="make room on this disk", needed=False)
     return Finding(name=name, state="ok", found=found, needed=True)
-
-
-def _writable(folder: Path) -> bool:
-    near = _nearest(folder)
-    return near.is_dir() and os.access(near, os.W_OK | os.X_OK)
-
-
-def _nearest(folder: Path) -> Path:
-    """The folder, or where it isn't there yet, the nearest above it that is."""
-    path = folder.absolute()
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path

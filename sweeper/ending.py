@@ -9,6 +9,7 @@ from typing import Any
 
 from sweeper.arguments import Command, parser
 from sweeper.errors import CantWrite, SweeperError, UsageError
+from sweeper.home import settle_home
 from sweeper.streams import held_up
 
 INTERRUPTED = 130
@@ -34,6 +35,7 @@ def _run(written: Sequence[str], commands: Mapping[str, Command], goes_on: Mappi
         return int(end.code or 0)
     arguments.written = shlex.join(["sweeper", *written])
     try:
+        settle_home()
         return arguments.command(arguments) or 0
     except SweeperError as error:
         if arguments.debug:

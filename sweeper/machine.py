@@ -14,6 +14,7 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
+from sweeper.cpu_quota import cpu_quota
 from sweeper.errors import UsageError
 
 HERE = "this machine"
@@ -194,5 +195,10 @@ def devices_left(visible: str | None, *, present: int) -> int:
 
 
 def cpu_count() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores that this process may use: by its affinity, and whole ones by its quota, but at least one.
+
+    A thread more than the quota pays for would have all of them stopped in the middle of what is timed.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))

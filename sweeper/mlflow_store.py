@@ -25,6 +25,7 @@ import yaml
 from sweeper.labels import differing
 from sweeper.projection import Dataset, Projection, Record, Run, RunStatus, study_params
 from sweeper.run_folder import UNWRITABLE, RunFolder
+from sweeper.store_uri import sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -243,20 +244,19 @@ def open_store(uri: str) -> MlflowClient:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
-    if uri.startswith("sqlite:///") and not (file := Path(uri.removeprefix("sqlite:///"))).exists():
+    if (file := sqlite_file(uri)) and not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        _make_database(file, uri)
+        _make_database(file)
     return MlflowClient(tracking_uri=uri)
 
 
-def _make_database(file: Path, uri: str) -> None:
+def _make_database(file: Path) -> None:
     """Make the SQLite store, whole or not at all: MLflow can't go on with one that was half made."""
     from mlflow import MlflowClient
 
-    ending = f".{secrets.token_hex(4)}.writing"
-    new = file.with_name(file.name + ending)
+    new = file.with_name(f"{file.name}.{secrets.token_hex(4)}.writing")
     try:
-        MlflowClient(tracking_uri=uri + ending)
+        MlflowClient(tracking_uri=sqlite_uri(new))
         with contextlib.closing(sqlite3.connect(new)) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         with contextlib.suppress(FileExistsError):  # another process was faster
@@ -306,8 +306,8 @@ def artifact_location(uri: str, experiment: str, *, runs: Path) -> str | None:
 
     Absolute, as MLflow's own default is the working directory.
     """
-    if uri.startswith("sqlite:///"):
-        runs = Path(uri.removeprefix("sqlite:///")).parent
+    if file := sqlite_file(uri):
+        runs = file.parent
     elif not uri.startswith(DATABASES):
         return None
     return (runs.absolute() / "mlartifacts" / experiment).as_uri()

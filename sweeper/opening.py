@@ -25,10 +25,12 @@ def open_run(
     takes_folder: bool,
     has_gpu: Callable[[], bool],
     make_plan: Callable[[LoadedStudy, Sequence[Any]], Plan],
+    data_fault: Callable[[str], str],
 ) -> StudyRun:
     """The study run that the command line names. UsageError for a run folder where the command takes none.
 
-    `has_gpu` chooses a study file's profile where none is named; `make_plan` is given the ledger's records.
+    `has_gpu` chooses a study file's profile where none is named; `make_plan` is given the ledger's records;
+    `data_fault` says what is wrong with a study file's data.
     """
     if os.path.isdir(arguments.study):
         if not takes_folder:
@@ -40,7 +42,13 @@ def open_run(
         given = {"--profile": arguments.profile, "--set": arguments.set, "--out": arguments.out}
         loaded = load_folder(folder, given=given)
     else:
-        loaded = load(arguments.study, profile=arguments.profile, overrides=arguments.set, has_gpu=has_gpu())
+        loaded = load(
+            arguments.study,
+            profile=arguments.profile,
+            overrides=arguments.set,
+            has_gpu=has_gpu(),
+            data_fault=data_fault,
+        )
         folder = RunFolder.of(out=arguments.out or RUNS, study=loaded.study.name, profile=loaded.profile)
         command = again(arguments, profile=loaded.profile)
     with results_in(folder.root):

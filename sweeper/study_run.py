@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +16,7 @@ import yaml
 from rich.console import Console
 
 from sweeper.errors import JobsFailed, UsageError
+from sweeper.home import may_write
 from sweeper.labels import duration
 from sweeper.ledger import Ledger, held, read
 from sweeper.lines import job_id_of, replay
@@ -114,6 +117,7 @@ class StudyRun:
             replay(ledger.records, everywhere)
             known = everywhere.driver
             self._check_data(known, ledger.records, fingerprint_of)
+            self._check_logs()
             self.write_study()
             seconds = self.seconds_missing(known) / at_a_time
             about = f", about {duration(seconds)}" if seconds else ""
@@ -246,6 +250,12 @@ class StudyRun:
                     f"{name}: the data has changed since results in {self.folder.root} were measured (fingerprint "
                     f"{', '.join(sorted(before))}, now {now}): bring the old data back, or start anew with --fresh"
                 )
+
+    def _check_logs(self) -> None:
+        """OSError where jobs couldn't write their logs: the first would fail, and with it all."""
+        self.folder.logs.mkdir(exist_ok=True)
+        if not may_write(self.folder.logs):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.folder.logs))
 
     def write_study(self) -> None:
         """Write study.yaml as resolved, and plan.json with the command that made them."""

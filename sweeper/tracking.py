@@ -23,6 +23,7 @@ from sweeper.errors import UsageError
 from sweeper.mlflow_links import study_links, wait_for
 from sweeper.projection import Record, RunStatus
 from sweeper.run_folder import RunFolder
+from sweeper.store_uri import sqlite_uri
 
 EXIT_SECONDS = 3.0
 STORE_SECONDS = 120.0
@@ -50,12 +51,12 @@ _REFUSED = (
 
 def default_uri(runs: Path) -> str:
     """MLFLOW_TRACKING_URI when set, else the SQLite store `mlflow.db` in `runs`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.absolute() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(runs / "mlflow.db")
 
 
 def refusal(uri: str) -> str:
     """Why MLflow will never take the store at `uri`, "" where it may, or where that can't be told from its name."""
-    if uri.startswith(("sqlite:", "http:", "https:", *SERVERS)):
+    if uri.startswith(("sqlite:", "sqlite+pysqlite:", "http:", "https:", *SERVERS)):
         return ""
     ask = [sys.executable, "-c", _ASK, str(Path(__file__).parents[1]), uri]
     with contextlib.suppress(subprocess.TimeoutExpired):

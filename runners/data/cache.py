@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import CantWrite, DataError
+from sweeper.home import may_write, temporary_home
 from sweeper.run_folder import FULL, write_atomically, writing
 
 ENCODING_VERSION = 1
@@ -27,12 +28,15 @@ ENCODING_VERSION = 1
 
 
 def cache_dir() -> Path:
-    """`$SWEEPER_CACHE_DIR`, else `$XDG_CACHE_HOME/sweeper`, else `~/.cache/sweeper`."""
+    """`$SWEEPER_CACHE_DIR`, else `$XDG_CACHE_HOME/sweeper`, else `~/.cache/sweeper`.
+
+    Where that can't be written, a folder of the user's own below the temporary one (`sweeper.home`).
+    """
     own = os.environ.get("SWEEPER_CACHE_DIR")
     if own:
-        return Path(own).expanduser().absolute()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "sweeper"
+        return Path(os.path.abspath(os.path.expanduser(own)))
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sweeper"
+    return folder if folder.is_absolute() and may_write(folder) else temporary_home() / ".cache" / "sweeper"
 
 
 def tokens_entry(fingerprint: str, vocab_size: int) -> Path:

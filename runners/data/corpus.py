@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from functools import cached_property
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runners.data.cache import cache_dir, read_json, write_json
+from runners.data.formats import Sifted, sift
 from sweeper.errors import DataError
 
 SPLIT_VERSION = 1
@@ -90,12 +91,16 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """An inventory of documents; contents are read from their files when they're asked for."""
+    """An inventory of documents; contents are read from their files when they're asked for.
+
+    `left_out`: how many files of which format weren't looked at (`runners.data.formats`).
+    """
 
     label: str
     summary: Summary
     inventory: Path
     files: tuple[File, ...]
+    left_out: Mapping[str, int]
 
     @cached_property
     def documents(self) -> tuple[Document, ...]:
@@ -189,9 +194,14 @@ def _left_out(root: Root, name: str, *, at_top: bool) -> bool:
 
 def find_summary(name: str, path: str | None) -> tuple[tuple[File, ...], Summary | None]:
     """The corpus's files, and its summary where an inventory of exactly these is cached. Reads no file."""
-    roots = roots_of(name, path)
-    files = list_files(roots)
-    return files, _cached_summary(_inventory_path(roots, files))
+    files, _ = text_files(name, path)
+    return files, _cached_summary(_inventory_path(roots_of(name, path), files))
+
+
+def text_files(name: str, path: str | None) -> Sifted:
+    """The files of a corpus that may be text. DataError: nothing there, or mostly what isn't read."""
+    files = list_files(roots_of(name, path))
+    return Sifted(files, {}) if path is None else sift(path, files)
 
 
 def open_corpus(name: str, path: str | None) -> Corpus:
@@ -201,14 +211,14 @@ def open_corpus(name: str, path: str | None) -> Corpus:
     DataError: nothing there, no text, too little text, unreadable files.
     """
     roots = roots_of(name, path)
-    files = list_files(roots)
+    files, left_out = text_files(name, path)
     inventory = _inventory_path(roots, files)
     label = path or name
     summary = _cached_summary(inventory)
     if summary is None:
         summary, documents = _take_inventory(label, files, python=roots[0].python)
         write_json(inventory, asdict(summary), documents)
-    return Corpus(label=label, summary=summary, inventory=inventory, files=files)
+    return Corpus(label=label, summary=summary, inventory=inventory, files=files, left_out=left_out)
 
 
 def _inventory_path(roots: Sequence[Root], files: Sequence[File]) -> Path:

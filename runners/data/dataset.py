@@ -18,8 +18,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from runners.data.corpus import Summary, open_corpus
-from runners.data.shards import Span, check_tokens, count_tokens, find_shards, is_shards
+from runners.data.corpus import Corpus, open_corpus
+from runners.data.shards import Span, check_tokens, find_shards, is_shards, sides
 from runners.data.tokens import encode_corpus
 from runners.host_memory import NoHostMemory, says_no_memory
 from sweeper.errors import DataError
@@ -96,22 +96,23 @@ def open_data(name: str, path: str | None, vocab_size: int) -> Dataset:
         token_bytes=lengths,
         fingerprint=corpus.summary.fingerprint,
         vocab_size=vocab_size,
-        description=_describe(corpus.label, corpus.summary, len(encoded.train), len(encoded.held_out)),
+        description=_describe(corpus, len(encoded.train), len(encoded.held_out)),
     )
 
 
-def _describe(label: str, summary: Summary, train: int, held_out: int) -> str:
+def _describe(corpus: Corpus, train: int, held_out: int) -> str:
+    summary = corpus.summary
     kinds = {"duplicates": summary.duplicates, "files that aren't UTF-8 text": summary.skipped}
     left_out = [f"{count:,} {kind}" for kind, count in kinds.items() if count]
-    return f"{label}: {train:,} train and {held_out:,} held-out tokens from {summary.files:,} files" + (
-        f" ({' and '.join(left_out)} left out)" if left_out else ""
+    left_out += [f"{count:,} × {kind}" for kind, count in corpus.left_out.items()]
+    return f"{corpus.label}: {train:,} train and {held_out:,} held-out tokens from {summary.files:,} files" + (
+        f" ({', '.join(left_out)} left out)" if left_out else ""
     )
 
 
 def _open_shards(path: str, vocab_size: int) -> Dataset:
     shards = find_shards(path)
     fingerprint = check_tokens(shards, vocab_size)
-    where = "the end of the last shard" if shards.tail else f"{len(shards.held_out)} val shards"
     return Dataset(
         train=Concatenated([_map_span(span) for span in shards.train]),
         held_out=Concatenated([_map_span(span) for span in shards.held_out]),
@@ -119,8 +120,7 @@ def _open_shards(path: str, vocab_size: int) -> Dataset:
         token_bytes=None,
         fingerprint=fingerprint,
         vocab_size=vocab_size,
-        description=f"{path}: {count_tokens(shards.train):,} train tokens in {len(shards.train)} shards, "
-        f"{count_tokens(shards.held_out):,} held out ({where})",
+        description=f"{path}: {sides(shards)}",
     )
 
 

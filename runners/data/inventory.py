@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from itertools import pairwise
 
 from runners.data.cache import read_meta, tokens_entry
-from runners.data.corpus import HELD_OUT_FRACTION, find_summary, open_corpus
-from runners.data.shards import check_tokens, count_tokens, find_shards, is_shards
+from runners.data.corpus import HELD_OUT_FRACTION, find_summary, open_corpus, text_files
+from runners.data.shards import check_tokens, count_tokens, find_shards, is_shards, refuse_narrow, sides
 from sweeper.errors import DataError
 
 BYTES_PER_TOKEN = (
@@ -45,7 +46,9 @@ def train_tokens(name: str, path: str | None, vocab_size: int) -> tuple[int, boo
     if path is not None and not os.path.exists(path):
         return None
     if path is not None and is_shards(path):
-        return count_tokens(find_shards(path).train), True
+        shards = find_shards(path)
+        refuse_narrow(shards, vocab_size)
+        return count_tokens(shards.train), True
     files, summary = find_summary(name, path)
     if not files:
         raise DataError(f"{path or name} holds no text")
@@ -57,6 +60,36 @@ def train_tokens(name: str, path: str | None, vocab_size: int) -> tuple[int, boo
         return meta["train_tokens"], True
     size = summary.train_bytes + summary.train_documents
     return round(size / bytes_per_token(vocab_size)), vocab_size == 256
+
+
+def fault(path: str) -> str:
+    """What is wrong with the data in `path`, "" where nothing can be seen. Reads as little as `train_tokens`."""
+    try:
+        if is_shards(path):
+            find_shards(path)
+        elif not text_files("", path).files:
+            return f"{path} is empty: put text there, or token shards named *.bin"
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def sides_of(path: str | None) -> Iterator[str]:
+    """Which files are trained on and which are held out, in one line; none of data that isn't here, or is embedded.
+
+    DataError: as `train_tokens`.
+    """
+    if path is None or not os.path.exists(path):
+        return
+    if is_shards(path):
+        yield f"Data: {path}: {sides(find_shards(path))}."
+        return
+    files, left_out = text_files("", path)
+    others = "".join(f", {count:,} × {kind} left out" for kind, count in left_out.items())
+    yield (
+        f"Data: {path}: {len(files):,} files of text{others}; held out are {HELD_OUT_FRACTION:.0%} of the documents, "
+        "by their contents and not by their names."
+    )
 
 
 def bytes_per_token(vocab_size: int) -> float:

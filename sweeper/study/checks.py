@@ -195,10 +195,13 @@ def _data(context: Context) -> Faults:
     data, node = context.document.trial.data, context.node("trial", "data")
     if node is None or data in EMBEDDED_DATA:
         return
-    missing = context.data_must_exist and not os.path.exists(data_location(data, context.folder))
+    place = data_location(data, context.folder)
+    missing = context.data_must_exist and not os.path.exists(place)
     if not data.strip() or missing:
         hint = did_you_mean(data, EMBEDDED_DATA).removesuffix("?")
         yield node.fault(f"{shown(data)} is no embedded data and no path beside the study; {hint}")
+    elif context.data_must_exist and (wrong := context.data_fault(str(place))):
+        yield node.fault(wrong)
 
 
 def data_location(data: str, folder: Path) -> Path:

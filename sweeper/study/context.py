@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ Faults = Iterator[Fault]
 class Context:
     """A study under one profile, as far as it is sound.
 
-    `folder` is that of its file; `data_must_exist` is False for a study that is only looked back at.
+    `folder` is that of its file; `data_must_exist` is False for a study that is only looked back at. `data_fault` says
+    what is wrong with data at a path, "" where nothing is.
     """
 
     sound: Sound
     axes: Mapping[str, Axis]
     folder: Path
     data_must_exist: bool = True
+    data_fault: Callable[[str], str] = lambda path: ""
 
     @property
     def document(self) -> Document:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from sweeper.errors import Fault, StudyFaults, UsageError
@@ -33,16 +34,18 @@ def load(
     overrides: Sequence[str] = (),
     has_gpu: bool = False,
     data_must_exist: bool = True,
+    data_fault: Callable[[str], str] = lambda path: "",
 ) -> LoadedStudy:
     """Load the study at `path` under a profile, with `key=value` overrides merged last.
 
-    `data_must_exist` False takes a study whose data isn't on this machine, as that of a copied run folder.
+    `data_must_exist` False takes a study whose data isn't on this machine, as that of a copied run folder. Where it is,
+    `data_fault` says what is wrong with the data at a path, "" where nothing is.
 
     Raises StudyFaults with all faults of the file, of every profile and of the overrides; UsageError for
     a profile that the study doesn't have.
     """
     parts = read_parts(path)
-    place = _Place(folder=path.parent, data_must_exist=data_must_exist)
+    place = _Place(folder=path.parent, data_must_exist=data_must_exist, data_fault=cache(data_fault))
     full = _layered([parts.study], below=None, faulty=parts.faulty, place=place)
     profiles = {name: full.under([layer]) for name, layer in parts.profiles.items()}
     faults = {*parts.faults, *full.faults}
@@ -100,6 +103,7 @@ class _Place:
 
     folder: Path
     data_must_exist: bool
+    data_fault: Callable[[str], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +111,13 @@ class _Layered:
     """Layers of a study merged and checked; `faulty` are paths known to be wrong before merging."""
 
     context: Context
+    place: _Place
     faulty: frozenset[str]
     faults: frozenset[Fault]
 
     def under(self, layers: Sequence[Node]) -> _Layered:
         """With more layers on top, the last the highest."""
-        place = _Place(folder=self.context.folder, data_must_exist=self.context.data_must_exist)
-        return _layered(layers, below=self.context.sound.root, faulty=self.faulty, place=place)
+        return _layered(layers, below=self.context.sound.root, faulty=self.faulty, place=self.place)
 
     def loaded(self, *, file: Path, profile: str) -> LoadedStudy:
         """The study, known to be free of faults."""
@@ -140,10 +144,16 @@ def _layered(layers: Sequence[Node], *, below: Node | None, faulty: frozenset[st
     axes, axis_faults = expand(axes_node)
     unsound = {f"axes.{name}" for name in axes_node.items() if name not in axes}
     sound = replace(sound, faulty=sound.faulty | unsound)
-    context = Context(sound=sound, axes=axes, folder=place.folder, data_must_exist=place.data_must_exist)
+    context = Context(
+        sound=sound,
+        axes=axes,
+        folder=place.folder,
+        data_must_exist=place.data_must_exist,
+        data_fault=place.data_fault,
+    )
     form_faults = [fault for keys in known for fault in (*keys.faults, *conflicts(keys.layer))]
     faults = frozenset((*form_faults, *document_faults, *axis_faults, *check(context)))
-    return _Layered(context=context, faulty=faulty, faults=faults)
+    return _Layered(context=context, place=place, faulty=faulty, faults=faults)
 
 
 def _data_name(path: Path) -> str:

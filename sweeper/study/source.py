@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper.errors import Fault, StudyFaults
+from sweeper.study.foreign import foreign_fault
 from sweeper.study.nodes import MAX_CHARACTERS, Node, Place, joined, parse
 from sweeper.study.sizes import shown
 
@@ -40,6 +41,8 @@ def read_parts(path: Path) -> Parts:
         elif not faults:
             faults.append(_fault(path, _START, "the file is empty; start with name: depth-vs-ffn"))
         raise StudyFaults(faults)
+    if other := foreign_fault(root):
+        raise StudyFaults([other])
     faulty = frozenset(re.sub(r"^profiles\.[^.]*\.|\[.*", "", fault.path) for fault in faults)
     items = dict(root.value)
     profiles = items.pop("profiles", None)

@@ -6,6 +6,7 @@ import pytest
 from tiny_study import write_text
 
 from sweeper.run_folder import RunFolder
+from sweeper.store_uri import sqlite_uri
 from sweeper.tracking import Tracker
 
 
@@ -13,7 +14,7 @@ from sweeper.tracking import Tracker
 def empty_store(tmp_path_factory):
     """MLflow's database without runs; making one takes seconds."""
     folder = tmp_path_factory.mktemp("store")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = sqlite_uri(folder / "mlflow.db")
     where = RunFolder(root=folder)
     with Tracker(uri=uri, experiment="empty", folder=where, profile="full", description="") as one:
         one.close(timeout=240.0)

@@ -20,6 +20,7 @@ from sweeper.ledger import Ledger, read
 from sweeper.records import Job, Rung
 from sweeper.run_folder import RunFolder
 from sweeper.session import Session
+from sweeper.store_uri import sqlite_uri
 from sweeper.tracking import Tracker
 from tests.fakes import FakeSession, make_final, make_job
 
@@ -106,7 +107,7 @@ def check_a_killed_server(folder: RunFolder, home: Path, *, trials: int, seconds
 
     A study that waited for the server would wait for ever, as only its trials bring it back.
     """
-    store = f"sqlite:///{home / 'server.db'}"
+    store = sqlite_uri(home / "server.db")
     with running_server(home, backend=store) as server, bad_line(server.port, lose_every=7) as (uri, lost):
         moments: list[float] = []
 
@@ -139,7 +140,7 @@ def test_a_server_that_stays_away_is_said_and_sync_completes_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sync, "PATIENCE", 2.0)
-    store = f"sqlite:///{tmp_path / 'server.db'}"
+    store = sqlite_uri(tmp_path / "server.db")
     server = Server(tmp_path, backend=store)
     warning, _ = pretend(folder, server.url, trials=3, seconds=0.2, at=lambda number: None, timeout=3)
     assert warning is not None

@@ -15,6 +15,7 @@ from mlflow_places import Server, running_server
 from sweeper.cli import main
 from sweeper.ledger import read
 from sweeper.mlflow_links import study_links, trials_link
+from sweeper.store_uri import sqlite_uri
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, with SQLAlchemy 2.1
 
@@ -38,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     frontier = json.loads((folder / "frontier.json").read_text())
     (folder / "frontier.json").write_text(json.dumps({**frontier, "answer": ["Of 6 shapes", "five are tied."]}))
     (folder / "report.html").write_text("<!doctype html><title>depth</title><p>the report")
-    store = f"sqlite:///{home / 'mlflow.db'}"
+    store = sqlite_uri(home / "mlflow.db")
     assert main(["sync", str(folder), "--to", store]) == 0
     with running_server(home, backend=store) as one:
         yield one

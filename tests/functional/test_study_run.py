@@ -139,3 +139,12 @@ def test_a_study_whose_hours_are_spent_ends_with_what_it_has_and_goes_on_with_mo
     said = sweeper(place, "run", "tiny.yaml", "--runner", "in-process", "--set", "search.max_gpu_hours=1")
     assert "is spent" not in said
     assert len({record["config_id"] for record in finals(place)}) == 3
+
+
+def test_logs_that_cant_be_written_are_said_before_anything_is_asked(place):
+    write_study(place)
+    folder(place).mkdir(parents=True)
+    (folder(place) / "logs").write_text("in the way")
+    said = sweeper(place, "run", "tiny.yaml", "--runner", "in-process", expect=2)
+    assert "so results can't be kept in runs/tiny/full: name another folder" in said
+    assert ledger(place) == []

@@ -13,6 +13,7 @@ from mlflow_places import without_ids
 from sweeper.cli import main
 from sweeper.ledger import held
 from sweeper.run_folder import RunFolder
+from sweeper.store_uri import sqlite_uri
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, with SQLAlchemy 2.1
 
@@ -36,11 +37,11 @@ def test_two_empty_stores_become_the_same_and_writing_again_changes_nothing(fold
     assert main(["sync", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "runs/first/full: 9 trials are in sqlite:///" in said
-    first = contents(f"sqlite:///{Path.cwd() / 'runs' / 'mlflow.db'}")
+    first = contents(sqlite_uri(Path.cwd() / "runs" / "mlflow.db"))
     assert len(first) == 10
     assert {run["status"] for run in first.values()} == {"FINISHED"}
     assert {"study.yaml", "ledger.jsonl", "frontier.json", "report.html"} & set(first[""]["artifacts"])
-    other = f"sqlite:///{Path.cwd() / 'other' / 'store.db'}"
+    other = sqlite_uri(Path.cwd() / "other" / "store.db")
     for _ in range(2):
         assert main(["sync", str(folder), "--to", other]) == 0
         assert contents(other) == first
@@ -51,14 +52,14 @@ def test_a_part_that_is_there_is_completed(folder: Path) -> None:
     ledger = folder / "ledger.jsonl"
     lines = ledger.read_text().splitlines(keepends=True)
     finals = [number for number, line in enumerate(lines) if '"type": "final"' in line]
-    uri = f"sqlite:///{Path.cwd() / 'store.db'}"
+    uri = sqlite_uri(Path.cwd() / "store.db")
     ledger.write_text("".join(lines[: finals[4]]))
     assert main(["sync", str(folder), "--to", uri]) == 0
     half = contents(uri)
     assert sorted(run["status"] for run in half.values()) == ["FINISHED"] * 5 + ["KILLED"]
     ledger.write_text("".join(lines))
     assert main(["sync", str(folder), "--to", uri]) == 0
-    whole = f"sqlite:///{Path.cwd() / 'whole.db'}"
+    whole = sqlite_uri(Path.cwd() / "whole.db")
     assert main(["sync", str(folder), "--to", whole]) == 0
     assert contents(uri) == contents(whole)
 

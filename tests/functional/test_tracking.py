@@ -23,6 +23,7 @@ from sweeper.mlflow_store import WRITTEN, Writer
 from sweeper.records import Failed, Job, Rung
 from sweeper.run_folder import RunFolder
 from sweeper.session import Session
+from sweeper.store_uri import sqlite_uri
 from sweeper.tracking import Tracker
 from tests.fakes import FakeSession, make_final, make_job
 
@@ -37,7 +38,7 @@ FOR_EVER = 1e6
 def uri(empty_store: Path, tmp_path: Path) -> str:
     (tmp_path / "runs").mkdir()
     shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    return sqlite_uri(tmp_path / "runs" / "mlflow.db")
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def test_another_micro_batch_or_a_failure_does_not_block_a_trial(uri: str, folde
 
 def test_a_store_that_is_away_stops_nothing_and_is_said(tmp_path: Path, folder: RunFolder) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with tracker(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}", folder) as one:
+    with tracker(sqlite_uri(tmp_path / "file" / "mlflow.db"), folder) as one:
         one._process.send_signal(signal.SIGSTOP)  # whoever waits for it now waits for ever
         run_jobs(folder, [make_job(seed) for seed in range(200)], one.observe)
         one.log_artifacts()
@@ -203,14 +204,14 @@ def test_a_store_that_comes_back_gets_everything(empty_store: Path, folder: RunF
     home.symlink_to(tmp_path / "file")
     ready.mkdir()
     shutil.copy(empty_store, ready / "mlflow.db")
-    with tracker(f"sqlite:///{home / 'mlflow.db'}", folder) as one:
+    with tracker(sqlite_uri(home / "mlflow.db"), folder) as one:
         run_jobs(folder, [make_job(0)], one.observe)
         assert not one.drain(2)
         (tmp_path / "link").symlink_to(ready)
         (tmp_path / "link").replace(home)
         one.close(timeout=LONG)
         assert one.warning is None
-    assert contents(f"sqlite:///{home / 'mlflow.db'}")[make_job(0).trial_id]["status"] == "FINISHED"
+    assert contents(sqlite_uri(home / "mlflow.db"))[make_job(0).trial_id]["status"] == "FINISHED"
 
 
 def test_a_locked_store_is_waited_for(uri: str, folder: RunFolder, tmp_path: Path) -> None:

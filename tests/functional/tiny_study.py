@@ -6,6 +6,7 @@ import sys
 from mlflow import MlflowClient
 
 from sweeper.ledger import read
+from sweeper.store_uri import sqlite_uri
 
 STUDY = """\
 name: tiny
@@ -66,7 +67,7 @@ def finals(place):
 
 
 def mlflow_runs(place):
-    client = MlflowClient(f"sqlite:///{place / 'runs' / 'mlflow.db'}")
+    client = MlflowClient(sqlite_uri(place / "runs" / "mlflow.db"))
     (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
     runs = client.search_runs([experiment.experiment_id])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]

@@ -54,7 +54,7 @@ def test_a_folder_with_train_and_val(tmp_path, form):
     assert dataset.held_out[0:700].tolist() == val
     assert (len(dataset.train), len(dataset.held_out)) == (5000, 700)
     assert dataset.bytes_per_token is None
-    assert "5,000 train tokens in 1 shards, 700 held out (1 val shards)" in dataset.description
+    assert "5,000 train tokens in train.bin, 700 held out in val.bin" in dataset.description
 
 
 def test_many_shards_are_one_array_in_the_order_of_names(tmp_path):
@@ -89,7 +89,7 @@ def test_without_val_the_end_of_the_last_shard_is_held_out(tmp_path, count, held
     assert len(dataset.held_out) == held_out
     assert dataset.held_out[0:held_out].tolist() == last[-held_out:]
     assert dataset.train[0 : 300 + count].tolist() == first + last[:-held_out]
-    assert "the end of the last shard" in dataset.description
+    assert "held out in the end of b.bin" in dataset.description
 
 
 def test_one_file_is_a_dataset(tmp_path):
@@ -185,7 +185,7 @@ def test_the_fingerprint_is_of_contents_and_names_not_of_place_or_header(tmp_pat
 
 def test_only_val_shards_cannot_train(tmp_path):
     write(tmp_path / "d" / "val.bin", headed(draw_tokens(500)))
-    with pytest.raises(DataError, match="only val shards"):
+    with pytest.raises(DataError, match=r"only shards to hold out: .* the words val, valid"):
         open_data("d", str(tmp_path / "d"), VOCAB)
 
 

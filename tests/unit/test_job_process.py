@@ -142,6 +142,20 @@ def test_where_no_folder_can_be_made_torchs_own_stays(no_cache_set, monkeypatch)
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
 
 
+def test_where_the_folder_cant_be_written_torchs_own_stays(no_cache_set, monkeypatch):
+    folder = compile_cache.compile_dir(CPU)
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(compile_cache, "may_write", lambda path: path != folder)
+    assert compile_cache.use_compile_cache(CPU) == ""
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+
+def test_a_users_own_cache_that_cant_be_written_doesnt_stay(no_cache_set, monkeypatch):
+    (no_cache_set / "file").write_text("in the way")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(no_cache_set / "file" / "kernels"))
+    assert compile_cache.use_compile_cache(CPU).startswith(f"{no_cache_set}/compile/")
+
+
 def test_a_path_with_a_space_isnt_handed_to_inductor(no_cache_set, monkeypatch):
     monkeypatch.setenv("SWEEPER_CACHE_DIR", str(no_cache_set / "my caches"))
     assert compile_cache.use_compile_cache(CPU) == ""

@@ -1,0 +1,40 @@
+"""torch.compile where torch lies below a folder with a space, as in a virtual environment in `My Projects`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+COMPILED = """
+import sys
+sys.path[:0] = sys.argv[1:]
+import torch
+from runners.compile_cache import use_compile_cache
+
+assert " " in torch.__file__
+use_compile_cache(torch.device("cpu"))
+use_compile_cache(torch.device("cpu"))
+print(torch.compile(lambda x: torch.nn.functional.silu(x) * x, fullgraph=True)(torch.ones(8)).tolist())
+"""
+
+
+def test_a_first_kernel_compiles(tmp_path):
+    """From an empty cache, with torch's own files found through a folder whose name has a space."""
+    site = tmp_path / "my projects" / "site-packages"
+    site.parent.mkdir()
+    site.symlink_to(Path(torch.__file__).parents[1])
+    ran = subprocess.run(
+        [sys.executable, "-c", COMPILED, str(site), str(Path(__file__).parents[2])],
+        cwd=tmp_path,
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    (first, *others) = eval(ran.stdout)
+    assert abs(first - 0.731059) < 1e-5, "1 · sigmoid(1)"
+    assert others == [first] * 7
