@@ -5,10 +5,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
-
-settings.register_profile("any machine", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
 
 CACHES = Path(tempfile.gettempdir()) / f"sweeper-tests-{os.getuid()}"
 os.environ.setdefault("SWEEPER_CACHE_DIR", str(CACHES / "data"))

@@ -12,10 +12,10 @@ import textwrap
 import time
 
 import pytest
-from conftest import empty_store, place
 from test_study_loader import DESIGN
 from test_study_run_ends import interrupted
 from test_warm_trials import last
+from tiny_study import write_text
 from trial_jobs import job, write_chain
 
 from runners import ray_connection, ray_tune
@@ -23,9 +23,13 @@ from runners.data.dataset import open_data
 from runners.memory import resident_bytes
 from tests.fakes import FakeSession, make_job
 
-__all__ = ["empty_store", "place"]
-
 pytestmark = pytest.mark.campaign
+
+
+@pytest.fixture
+def place(tmp_path):
+    write_text(tmp_path / "text")
+    return tmp_path
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -16,7 +16,7 @@ from tests.campaign.fire import local_ray
 from tests.conformance.test_strategies import METHODS
 from tests.fakes import make_job
 
-TRIALS, SEEDS, DEVICES = 14, 2, 2
+TRIALS, SEEDS, DEVICES = 9, 2, 2
 FEASIBLE = [make_job(n_layers=n + 1, data="valley:0").config for n in range(40)]
 TARGET = "tests.fakes:behave"
 

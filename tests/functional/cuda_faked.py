@@ -81,6 +81,12 @@ install()
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    with WithoutMemory():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     with WithoutMemory():
         return (yield)
@@ -102,7 +108,10 @@ def raised(excinfo):
     if excinfo is None:
         return {}
     frames = traceback.extract_tb(excinfo.value.__traceback__)
-    own = [one for one in frames if Path(one.filename).is_relative_to(ROOT) and one.filename != __file__]
+    folders = [
+        ROOT / name for name in ("model", "runners", "sweeper", "tests")
+    ]  # the environment may lie below ROOT too
+    own = [one for one in frames if any(map(Path(one.filename).is_relative_to, folders)) and one.filename != __file__]
     told = f"{type(excinfo.value).__name__}: {excinfo.value}"
     return {"error": told, "by": place(frames[-1]), "asked_by": place(own[-1]) if own else None}
 

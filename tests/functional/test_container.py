@@ -28,7 +28,7 @@ COMMANDS = {
     "run": "sweeper run first.yaml",
     "report": "sweeper report first.yaml",
     "homeless_plan": "env -u HOME sweeper plan first.yaml",
-    "homeless_run": "env -u HOME sweeper run homeless.yaml --out homeless",
+    "homeless_run": "env -u HOME sweeper run homeless.yaml {runner} --out homeless",
     "home_that_cant_be_written": "env HOME=/ sweeper run tiny.yaml --out closed_home",
     "cache_that_cant_be_written": (
         "env SWEEPER_CACHE_DIR=/nowhere sweeper run tiny.yaml --runner in-process --out cacheless"
@@ -79,7 +79,9 @@ def ran(request, tmp_path_factory):
     write_text(folder / "text")
     lines = [f'sweeper() {{ {sys.executable} -m sweeper "$@"; }}', f'python() {{ {sys.executable} "$@"; }}']
     lines += ["export -f sweeper python"]
+    runner = "--runner in-process" if request.param == "small" else ""  # one run that starts Ray is enough for it
     for name, command in COMMANDS.items():
+        command = command.replace("{runner}", runner)
         # `env` runs programs only, no functions.
         command = re.sub(r"^env (.*?) sweeper", rf"env \1 {sys.executable} -m sweeper", command)
         lines.append(f"{{ {command}; }} >{name}.out 2>{name}.err; echo $? >{name}.code")

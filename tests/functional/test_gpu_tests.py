@@ -43,9 +43,10 @@ def test_every_test_is_collected_and_fails_when_the_model_goes_to_the_device_and
     assert len(written) > 10
     assert {line["test"] for line in lines} == written
     for line in lines:
-        assert (line["when"], line["outcome"]) == ("call", "failed"), line
+        assert line["outcome"] == "failed", line
         assert line["by"] == "cuda/__init__.py _lazy_init", line
-        assert line["asked_by"] == "model/transformer.py build", line
+        place, function = line["asked_by"].split()
+        assert line["asked_by"] == "model/transformer.py build" or (place[:4], function) == ("gpu/", line["test"]), line
     assert "warnings summary" not in printed
 
 

@@ -3,7 +3,7 @@
 import pytest
 from tiny_study import finals, mlflow_runs, sweeper, write_study
 
-NAMES = ("q?x", "My%20Project", "with space #1 é@home", "x" * 120 + "/" + "y" * 80)
+NAMES = ("q?x My%20Project #1 é@home", "x" * 120 + "/" + "y" * 80)
 
 
 @pytest.fixture(params=NAMES)

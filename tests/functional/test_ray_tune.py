@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ import psutil
 import pytest
 
 from runners import in_process, ray_connection, ray_tune
-from runners.scratch import scratch_folder, scratch_parent
+from runners.scratch import scratch_folder
 from sweeper.errors import SweeperError, UsageError
 from sweeper.records import Event, Failed, Final, Rung, Stop, Wait
 from tests.fakes import FakeSession, make_job
@@ -175,12 +177,12 @@ except KeyboardInterrupt:
 """
 
 
-def launch(folder: Path) -> subprocess.Popen:
+def launch(folder: Path, **settings: str) -> subprocess.Popen:
     """A driver in a group of its own."""
     return subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(folder)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **settings},
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -188,9 +190,9 @@ def launch(folder: Path) -> subprocess.Popen:
     )
 
 
-def start_driver(folder: Path) -> tuple[subprocess.Popen, psutil.Process]:
+def start_driver(folder: Path, **settings: str) -> tuple[subprocess.Popen, psutil.Process]:
     """A driver, and the worker process that computes for it."""
-    driver = launch(folder)
+    driver = launch(folder, **settings)
     mark = folder / "pid.json"
     while not (mark.exists() and mark.read_text()):
         assert driver.poll() is None, driver.communicate()[0]
@@ -220,14 +222,16 @@ def test_ctrl_c_while_ray_starts(tmp_path: Path) -> None:
 
 
 def test_a_killed_driver_takes_its_workers_along(tmp_path: Path) -> None:
-    driver, worker = start_driver(tmp_path)
-    left = next(path for path in Path(worker.cwd()).parents if path.parent == scratch_parent())
+    parent = Path(tempfile.mkdtemp(dir="/tmp"))  # its own, as whoever starts a Ray removes what the dead have left
+    driver, worker = start_driver(tmp_path, TMPDIR=str(parent))
+    left = next(path for path in Path(worker.cwd()).parents if path.parent == parent)
     driver.kill()
     driver.communicate()
     worker.wait()
     assert left.exists()
-    with scratch_folder(scratch_parent()):
+    with scratch_folder(parent):
         assert not left.exists()
+    shutil.rmtree(parent)
 
 
 def test_in_process_has_the_same_outcomes(tmp_path: Path, capfd) -> None:

@@ -45,7 +45,7 @@ def read_whole(line, monkeypatch, path):
     code = ended(line, monkeypatch, out=path.open("w"), err=path.with_suffix(".err").open("w"))
     said = path.read_text() + path.with_suffix(".err").read_text()
     assert said
-    assert "fault of sweeper's own" not in said
+    assert "fault of sweeper's own:" not in said
     return code, path.read_text()
 
 

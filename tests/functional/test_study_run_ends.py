@@ -35,7 +35,7 @@ def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(place):
     assert killed.returncode == -signal.SIGKILL
     before = finals(place)
     assert len(before) == 3
-    sweeper(place, "run", "tiny.yaml")
+    sweeper(place, "run", "tiny.yaml", "--runner", "in-process")
     after = finals(place)
     assert after[:3] == before
     assert Counter(record["trial_id"] for record in after) == Counter({r["trial_id"]: 1 for r in after})

@@ -37,9 +37,9 @@ def test_a_context_lies_beside_the_peak_and_both_fit_the_card(probe):
 def test_the_state_is_that_of_the_windows():
     """The driver's samples: two seconds of matmuls between two idle ones. Skips what the driver keeps no samples of."""
     device = torch.device("cuda", 0)
+    matrix = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
     watch = device_state.watch(device)
     assert watch is not None
-    matrix = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
     matrix @ matrix
     idle = watch.mark()
     measuring.synchronise(device)
@@ -60,6 +60,8 @@ def test_the_state_is_that_of_the_windows():
 
 
 def test_the_devices_that_torch_sees_are_counted_without_it():
+    for number in range(torch.cuda.device_count()):
+        torch.ones(1, device=torch.device("cuda", number))
     assert gpu_count() == torch.cuda.device_count()
 
 

@@ -94,6 +94,7 @@ def most_allocated(work):
     return most
 
 
+@pytest.mark.compiler
 def test_the_gradient_of_the_logits_takes_their_place():
     """In fp32, where a processor's matmul needs no room of its own; the full loss, as CUDA takes it."""
     forget_compiled()

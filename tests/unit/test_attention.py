@@ -49,6 +49,7 @@ def test_values_and_gradients_are_those_of_the_definition(T, heads, kv_heads):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.compiler
 def test_compiled_it_is_the_same():
     forget_compiled()
     qkv = inputs(FEWEST_POSITIONS)

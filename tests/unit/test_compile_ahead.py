@@ -14,6 +14,7 @@ def cache(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.compiler
 def test_an_empty_cache_gets_what_the_first_compilation_needs_and_a_filled_one_is_left_alone(cache):
     with compiler_tried_ahead(wanted=True) as helper:
         assert helper.wait() == 0

@@ -216,7 +216,7 @@ def test_links_to_folders_are_followed_without_looping(tmp_path):
     ("files", "message"),
     [
         ({}, "holds no text: at least 20,480 bytes"),
-        ({"a.bin.gz": b"\0\1\2"}, "holds no text .1 files that aren't UTF-8 text were skipped"),
+        ({"a.dat": b"\0\1\2"}, "holds no text .1 files that aren't UTF-8 text were skipped"),
         ({"a.txt": b"too little\n"}, "holds 11 bytes of distinct text: at least 20,480"),
         ({"a.txt": b"x\n" * 30_720}, "repeats one text"),
     ],

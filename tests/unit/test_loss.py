@@ -37,6 +37,7 @@ def reference(x, weight, targets, *, factor=1.0):
 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.compiler
 def test_value_and_gradients_are_those_of_fp64(name, compiled):
     forget_compiled()
     for rows, width, vocab_size in ((700, 24, 5000), (600, 16, 4099), (3, 8, 17)):
@@ -117,6 +118,7 @@ def test_chunks_hold_no_tensor_of_the_size_of_all_logits():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.compiler
 def test_the_value_alone_compiles_nothing_that_training_has_not(name):
     forget_compiled()
     x, weight, targets = inputs(600, 16, 300)

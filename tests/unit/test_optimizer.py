@@ -188,6 +188,7 @@ def test_muon_has_no_base():
     ],
     ids=["completep", "muon"],
 )
+@pytest.mark.compiler
 def test_the_schedule_multiplies_each_groups_own_peak(asked, peaks):
     model = model_of()
     recipe = Recipe(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -35,6 +36,7 @@ def graphs(function, *inputs, **named):
     return found
 
 
+@pytest.mark.compiler
 def test_compiled_hugging_face_attends_in_full_before_torch_2_14_and_the_plain_loop_never():
     config = LlamaConfig(
         vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,

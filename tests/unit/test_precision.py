@@ -143,6 +143,7 @@ def _cudas_autocast(monkeypatch):
 
 @pytest.mark.usefixtures("_cudas_autocast")
 @pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.compiler
 def test_the_products_of_bf16_operands_and_fp32_weights_are_those_rounded_by_hand(compile):
     """As on CUDA: x comes in bf16, the weight stays fp32, each keeps a scale of its own; products are bf16.
 
@@ -232,6 +233,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.compiler
 def test_converting_and_compiling_say_nothing_to_the_user(tmp_path):
     """In a fresh process, with Inductor's worker processes at work and nothing in its cache."""
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_COMPILE_THREADS": "2"}

@@ -127,6 +127,7 @@ def test_forward_passes_run_under_both_autocasts_with_one_recipe(te):
     assert Autocast.entered[0] is Autocast.entered[1]
 
 
+@pytest.mark.compiler
 def test_below_torch_2_14_the_norms_alone_are_compiled_and_the_report_says_so(te):
     model = model_of()
     report = applied(model)
@@ -146,6 +147,7 @@ def test_both_versions_decide_whether_blocks_are_compiled(te, monkeypatch, torch
     assert (applied(model_of()).eager is None) == compiles
 
 
+@pytest.mark.compiler
 def test_a_trial_trains_and_evaluates_with_it_and_records_that_its_blocks_ran_eager(te, tmp_path):
     write_chain(tmp_path, train=20_000, held_out=9_000)
     run = job(tmp_path, steps=3, compile=True, precision="fp8", fp8_backend="transformer_engine", fp8_filter="none")
