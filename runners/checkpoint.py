@@ -17,12 +17,12 @@ import json
 import os
 import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runners.data.inventory import fingerprint
-from sweeper.errors import CantWrite, UsageError
+from sweeper.errors import UsageError
 from sweeper.records import Config, Job
 from sweeper.run_folder import replacing
 from sweeper.schedule import Branch
@@ -70,14 +70,12 @@ class Header:
 class Checkpoints:
     """Where a run's checkpoints are, how often they're written, whether a training goes on from one.
 
-    `every` in steps; None: about PARTS times in a training. The last step is always followed by one. `unwritten` are
-    those that couldn't be written, by their paths, and why, unless a later one could.
+    `every` in steps; None: about PARTS times in a training. The last step is always followed by one.
     """
 
     folder: Path
     every: int | None = None
     resume: bool = False
-    unwritten: dict[Path, CantWrite] = field(default_factory=dict, compare=False)
 
     def path(self, job: Job) -> Path:
         """The checkpoint of a job. A second try at another precision has its own."""
@@ -155,18 +153,8 @@ class Checkpoints:
         )
         tensors = {**_state(training), _LOSSES: torch.tensor(losses, dtype=torch.float64)}
         path = self.path(job)
-        try:
-            with replacing(path, alone=True) as temporary:
-                save_tensors(tensors, temporary, metadata={_KEY: json.dumps(asdict(header))})
-        except CantWrite as error:
-            self.unwritten[path] = error
-            raise
-        self.unwritten.pop(path, None)
-
-    def raise_if_unwritten(self) -> None:
-        """CantWrite where a training's latest checkpoint couldn't be written."""
-        for error in self.unwritten.values():
-            raise error
+        with replacing(path, alone=True) as temporary:
+            save_tensors(tensors, temporary, metadata={_KEY: json.dumps(asdict(header))})
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from runners.job_run import DEFAULT_TARGET, JobRun, stopped
-from sweeper.errors import SweeperError
+from sweeper.errors import CantWrite, SweeperError
 from sweeper.records import Continue, Done, Event, Job, Rung, Stop, Wait
 
 
@@ -38,7 +38,8 @@ def run(
 ) -> None:
     """Run jobs until none is left. What a job prints goes to `logs/<job_id>.log`.
 
-    `options` are handed to the job's function by name, like `checkpoints`.
+    `options` are handed to the job's function by name, like `checkpoints`. CantWrite of a job ends the run, without an
+    outcome: its files lie where the ledger does.
     """
     while True:
         answer = session.ask()
@@ -46,7 +47,8 @@ def run(
             return
         if isinstance(answer, Wait):
             raise SweeperError("the search waits for an outcome, but no job is running")
-        _run_job(session, JobRun(answer, job_target=job_target, logs=logs, options=options), answer)
+        running = JobRun(answer, job_target=job_target, logs=logs, options=options, raises=(CantWrite,))
+        _run_job(session, running, answer)
 
 
 def _run_job(session: Asked, running: JobRun, job: Job) -> None:

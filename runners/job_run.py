@@ -15,6 +15,7 @@ from typing import Any
 
 from runners.speeds import summarise
 from sweeper.records import Event, Failed, Final, Job, Rung
+from sweeper.run_folder import writing
 
 DEFAULT_TARGET = "runners.trial:run_job"
 """Where the function lies that turns a job into its events, as "module:function"."""
@@ -37,9 +38,17 @@ class JobRun:
     """
 
     def __init__(
-        self, job: Job, *, job_target: str, logs: Path, options: Mapping[str, Any] = MappingProxyType({})
+        self,
+        job: Job,
+        *,
+        job_target: str,
+        logs: Path,
+        options: Mapping[str, Any] = MappingProxyType({}),
+        raises: tuple[type[BaseException], ...] = (),
     ) -> None:
+        """`raises`: which of its exceptions are the run's, and no outcome of the job."""
         self._job, self._target, self._log, self._options = job, job_target, log_path(job, logs), options
+        self._raises = raises
         self._events: Iterator[Event] | None = None
 
     def next_event(self) -> Event:
@@ -49,6 +58,8 @@ class JobRun:
                 if self._events is None:
                     self._events = load_target(self._target)(self._job, **self._options)
                 event = next(self._events, None)
+            except self._raises:
+                raise
             except (Exception, SystemExit) as error:
                 traceback.print_exc()
                 return failed(self._job, error)
@@ -133,7 +144,9 @@ def output_to(path: Path) -> Iterator[None]:
         stream.flush()
     saved = os.dup(1), os.dup(2)
     try:
-        with open(path, "a", encoding="utf-8", buffering=1) as log:
+        with writing(path):
+            log = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  so that only opening it is its fault
+        with log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):

@@ -145,7 +145,10 @@ class _Run:
         self.environment["resumed"] = {"step": self.began_at, "seconds": dict(saved.header.seconds)}
 
     def leave_checkpoint(self) -> None:
-        """Write what the training can go on from, where that is due. That it couldn't be written ends no training."""
+        """Write what the training can go on from, where that is due.
+
+        That it couldn't be written ends no training, but that of the last, the trained model: CantWrite or OSError.
+        """
         step = self.training.step_index
         if self.checkpoints is None or not self.checkpoints.due(step, steps=self.job.steps):
             return
@@ -160,6 +163,8 @@ class _Run:
                 data_fingerprint=fingerprint,
             )
         except (CantWrite, OSError) as error:
+            if step == self.job.steps:
+                raise
             self.notes.append(f"the checkpoint at step {step} couldn't be written: {error}")
         self.clock.enter("set_up")
 

@@ -326,7 +326,6 @@ def _train(arguments: Any) -> None:
     with results_in(folder.root):
         for seed, model in export_finished(checkpoints, plan.configs[0].config, folder.models):
             console.print(f"model of seed {seed}: {shown(model)} (LlamaForCausalLM.from_pretrained takes it)")
-    checkpoints.raise_if_unwritten()
 
 
 def _ui(arguments: Any) -> int:

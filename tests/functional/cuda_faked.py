@@ -108,9 +108,7 @@ def raised(excinfo):
     if excinfo is None:
         return {}
     frames = traceback.extract_tb(excinfo.value.__traceback__)
-    folders = [
-        ROOT / name for name in ("model", "runners", "sweeper", "tests")
-    ]  # the environment may lie below ROOT too
+    folders = [ROOT / name for name in ("model", "runners", "sweeper", "tests")]
     own = [one for one in frames if any(map(Path(one.filename).is_relative_to, folders)) and one.filename != __file__]
     told = f"{type(excinfo.value).__name__}: {excinfo.value}"
     return {"error": told, "by": place(frames[-1]), "asked_by": place(own[-1]) if own else None}

@@ -12,13 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_cases import make_place
+from command_cases import TRAIN, make_place
 
-from runners.checkpoint import save_tensors
+from runners import trial
 from sweeper.cli import main
-from sweeper.errors import CantWrite
 from sweeper.ledger import read
-from sweeper.run_folder import replacing
 from sweeper.tracking import Tracker
 
 RUN = "run tiny.yaml --runner in-process"
@@ -76,25 +74,26 @@ def of_store():
     return {"code": code, "said": said, "finals": finals, "again": again, "then": then}
 
 
-def of_checkpoint():
-    """A file of tensors that is larger than the disk."""
-    import torch
-
-    with disk("tensors", "300k"):
-        try:
-            with replacing(Path("tensors/file").absolute()) as temporary:
-                save_tensors({"a": torch.zeros(500_000)}, temporary, metadata={})
-        except CantWrite as error:
-            return {"errno": error.__cause__.errno, "left_over": os.listdir("tensors")}
-    return None
+def of_train():
+    """A training whose checkpoints, 12 bytes a parameter, don't fit where its ledger does."""
+    line = f"{TRAIN} --out trained".replace("--d_model 32", "--d_model 128")
+    with disk("trained", "900k"):
+        code, said = ended(line)
+        left_over = [path.name for path in Path("trained").rglob("*.writing")]
+        enlarge("trained")
+        again, then = ended(line)
+        models = len(list(Path("trained").rglob("model.safetensors")))
+    return {"code": code, "said": said, "left_over": left_over, "again": again, "then": then, "models": models}
 
 
 if __name__ == "__main__":
-    real = Tracker
+    real, real_job = Tracker, trial.run_job
     with pytest.MonkeyPatch.context() as patch:
         make_place(Path(sys.argv[1]), patch)
         found = {"results": [of_results(size) for size in SIZES]}
-        found["checkpoint"] = of_checkpoint()
+        patch.setattr(trial, "run_job", real_job)
+        patch.setattr(trial, "PROBE_WINDOW_SECONDS", 0.02)
+        found["train"] = of_train()
         patch.setattr("sweeper.tracking.Tracker", real)
         patch.setattr("sweeper.sync.Tracker", real)
         found["store"] = of_store()

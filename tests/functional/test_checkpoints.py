@@ -17,7 +17,7 @@ from trial_jobs import job, write_chain
 from runners.checkpoint import Checkpoints, outlook, read_header
 from runners.training import Training
 from runners.trial import run_job
-from sweeper.errors import UsageError
+from sweeper.errors import CantWrite, UsageError
 from sweeper.records import Base
 
 STEPS = 30
@@ -209,10 +209,21 @@ def test_what_is_left_is_said(chain, tmp_path):
     assert said(anew, run.trial_id) == []
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_no_training(chain, tmp_path):
-    (tmp_path / "file").touch()
-    outcome = finish(small(chain), Checkpoints(folder=tmp_path / "file"))
-    assert any("the checkpoint at step 30 couldn't be written" in note for note in outcome.notes)
+def test_a_checkpoint_that_cannot_be_written_ends_no_training_but_the_last_is_the_model(chain, tmp_path, monkeypatch):
+    real = Checkpoints.save
+
+    def fails(self, training, **options):
+        if training.step_index != (STEPS if at_the_end else 10):
+            return real(self, training, **options)
+        raise CantWrite("the disk is full")
+
+    monkeypatch.setattr(Checkpoints, "save", fails)
+    at_the_end = False
+    outcome = finish(small(chain), Checkpoints(folder=tmp_path, every=10))
+    assert "the checkpoint at step 10 couldn't be written: the disk is full" in outcome.notes
+    at_the_end = True
+    with pytest.raises(CantWrite, match="the disk is full"):
+        finish(small(chain, seed=1), Checkpoints(folder=tmp_path, every=10))
 
 
 def test_writing_is_no_training_time(chain, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ SMALLER = {
 COMMANDS = {
     "cores": "python -c 'from sweeper.machine import cpu_count; print(cpu_count())'",
     "plan": "sweeper plan first.yaml",
+    "wide_plan": "env COLUMNS=120 sweeper plan first.yaml",
     "run": "sweeper run first.yaml",
     "report": "sweeper report first.yaml",
     "homeless_plan": "env -u HOME sweeper plan first.yaml",
@@ -127,6 +128,17 @@ def test_the_study_runs_and_reports(ran):
 @pytest.mark.parametrize("name", ["plan", "run", "report"])
 def test_no_line_is_wider_than_the_terminal(ran, name):
     assert max(map(len, (ran / f"{name}.out").read_text().splitlines())) <= 40
+
+
+def test_a_number_is_whole_or_absent(ran):
+    narrow, wide = (re.findall(r"[+-]?\d[\d.,]*[%kMGT]?", said(ran, name)) for name in ("plan", "wide_plan"))
+    assert set(narrow) <= set(wide)
+
+
+def test_what_is_written_is_its_owners_alone(ran):
+    results = [path for path in (ran / "runs").rglob("*") if path.is_file()]
+    assert len(results) > 8
+    assert {oct(path.stat().st_mode & 0o777) for path in results} == {"0o600"}, "as umask 077 says"
 
 
 def test_a_user_without_a_home_can_do_the_same(ran):

@@ -149,6 +149,7 @@ def test_the_six_clocks_add_up_to_what_the_job_took(chain, monkeypatch, steps, k
         real(self)
 
     monkeypatch.setattr(Training, "step", step)
+    monkeypatch.setattr("runners.trial.PROBE_WINDOW_SECONDS", 0.5)
     monkeypatch.setattr("runners.clock.time", clock)
     monkeypatch.setattr("runners.training.time", clock)
     monkeypatch.setattr("runners.trial.evaluate", lambda *_: (clock.advance(0.25), (2.0, 512))[1])
