@@ -133,16 +133,17 @@ def test_two_hundred_jobs_on_three_nodes_one_of_which_is_lost(make_cluster, tmp_
     assert idle <= 0.5
 
 
+@pytest.mark.campaign
 def test_of_two_kinds_of_device_each_measures_every_speed_and_both_train(make_cluster, tmp_path):
     make_cluster("H100", "A100", devices=1)
-    records = run(tmp_path, 4, 0.5)
-    check_all_have_one_outcome(records, 4)
+    records = run(tmp_path, 6, 0.5)
+    check_all_have_one_outcome(records, 6)
     check_never_two_on_one_device(spans(records))
     ended = [record for record in records if record["type"] in ("speed", "final")]
     assert {record["device"] for record in ended} == {"pretended H100", "pretended A100"}
     assert all(record["device"] == f"pretended {record['on']}" for record in ended), "it ran where it was asked for"
     speeds = Counter(record["device"] for record in ended if record["type"] == "speed")
-    assert speeds == {"pretended H100": 4, "pretended A100": 4}
+    assert speeds == {"pretended H100": 6, "pretended A100": 6}
     assert len({record["device"] for record in ended if record["type"] == "final"}) == 2
 
 

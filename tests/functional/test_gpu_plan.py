@@ -311,6 +311,7 @@ def test_peers_start_at_the_same_time_and_who_cannot_start_is_left_out(contestan
     assert "sweeper_to_huggingface" not in side
 
 
+@pytest.mark.campaign
 def test_kernels_compiled_ahead_for_one_layer_serve_a_deeper_model(tmp_path):
     ahead, rows = module("gpu_steps.ahead"), module("gpu_steps.rows")
     jobs, scale = module("gpu_steps.jobs"), module("gpu_steps.scale").CPU

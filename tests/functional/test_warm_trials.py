@@ -261,6 +261,7 @@ def test_a_cap_on_memory_ends_a_trial_on_a_cpu(chain, brief):
 )
 def test_a_probe_that_sizes_trainings_by_minutes_is_as_long_as_they_need(chain, monkeypatch, kind, length, seconds):
     """In a world where a step takes 10 ms."""
+    monkeypatch.setattr("runners.trial.PROBE_WINDOW_SECONDS", 0.5)
     taken = []
 
     def steps(training, count):
