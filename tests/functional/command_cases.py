@@ -73,17 +73,22 @@ def quick_job(job, **options):
     yield make_final(job, environment=seen)
 
 
-def make_place(folder, monkeypatch):
-    """Fill `folder` with what CASES name, go there, and let commands do next to nothing."""
+def go_to_a_study(folder, monkeypatch, text=STUDY):
+    """A study and its data in `folder`, gone to."""
     (folder / "text").mkdir()
     for number in range(10):
         lines = "".join(f"line {i} of file {number}: {i * number}\n" for i in range(200))
         (folder / "text" / f"{number}.txt").write_text(lines)
-    (folder / "tiny.yaml").write_text(STUDY)
+    (folder / "tiny.yaml").write_text(text)
+    monkeypatch.chdir(folder)
+
+
+def make_place(folder, monkeypatch):
+    """Fill `folder` with what CASES name, go there, and let commands do next to nothing."""
+    go_to_a_study(folder, monkeypatch)
     for name in ("runs/first/full", "other"):
         shutil.copytree(RECORDED, folder / name)
     (folder / "runs" / "mlflow.db").touch()
-    monkeypatch.chdir(folder)
     monkeypatch.setattr(machine, "gpu_count", lambda: 0)
     monkeypatch.setattr("sweeper.tracking.Tracker", NoTracker)
     monkeypatch.setattr("sweeper.sync.Tracker", NoTracker)

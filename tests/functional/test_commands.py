@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_cases import STUDY as BARE_STUDY
+from command_cases import go_to_a_study
 
 from sweeper import machine
 from sweeper.cli import main
@@ -14,34 +16,13 @@ from sweeper.study.loader import load
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SHIPPED = sorted(STUDIES.glob("*.yaml"))
-STUDY = """\
-name: tiny
-model: {vocab_size: 256, d_model: 32, head_dim: 16, n_kv_heads: 1, tie_embeddings: true, ffn_hidden: 64}
-axes:
-  n_layers: [1, 2]
-trial:
-  data: text
-  tokens: 512
-  seq_len: 64
-  tokens_per_step: 256
-  batch_size: 4
-  precision: fp32
-  compile: false
-  eval_tokens: 1024
-profiles:
-  cpu: {}
-"""
+STUDY = f"{BARE_STUDY}profiles:\n  cpu: {{}}\n"
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with a study and its data, gone to; a machine without a GPU."""
-    (tmp_path / "text").mkdir()
-    for number in range(10):
-        lines = "".join(f"line {i} of file {number}: {i * number}\n" for i in range(200))
-        (tmp_path / "text" / f"{number}.txt").write_text(lines)
-    (tmp_path / "tiny.yaml").write_text(STUDY)
-    monkeypatch.chdir(tmp_path)
+    go_to_a_study(tmp_path, monkeypatch, STUDY)
     devices(monkeypatch, 0)
     return tmp_path
 

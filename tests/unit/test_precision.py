@@ -113,17 +113,21 @@ def test_all_three_products_are_those_of_operands_rounded_by_hand():
         torch.testing.assert_close(ours.double(), by_hand, rtol=1e-4, atol=1e-5 * by_hand.abs().max().item())
 
 
-def test_fp8_differs_from_bf16_by_rounding_only():
+def trained_once(name):
+    """A model's loss after a forward and a backward pass at a precision, without a filter; the model has gradients."""
     tokens = torch.randint(0, 64, (2, 17), generator=torch.Generator().manual_seed(0))
-    losses = {}
-    gradients = {}
+    model = model_of()
+    precision.apply(model, name=name, device=CPU, layer_filter="none")
+    with precision.autocast(name=name, device=CPU):
+        loss = model.loss(tokens[:, :-1], tokens[:, 1:])
+    loss.backward()
+    return loss.item(), model
+
+
+def test_fp8_differs_from_bf16_by_rounding_only():
+    losses, gradients = {}, {}
     for name in ("fp32", "bf16", "fp8"):
-        model = model_of()
-        precision.apply(model, name=name, device=CPU, layer_filter="none")
-        with precision.autocast(name=name, device=CPU):
-            loss = model.loss(tokens[:, :-1], tokens[:, 1:])
-        loss.backward()
-        losses[name] = loss.item()
+        losses[name], model = trained_once(name)
         gradients[name] = model.blocks[0].ffn.down.weight.grad.flatten()
         assert model.blocks[0].ffn.down.weight.dtype == torch.float32
     assert losses["fp8"] == pytest.approx(losses["fp32"], rel=0.01)
@@ -170,15 +174,9 @@ def test_the_products_of_bf16_operands_and_fp32_weights_are_those_rounded_by_han
 
 @pytest.mark.usefixtures("_cudas_autocast")
 def test_under_cudas_autocast_fp8_differs_from_bf16_by_rounding_only():
-    tokens = torch.randint(0, 64, (2, 17), generator=torch.Generator().manual_seed(0))
     losses, gradients = {}, {}
     for name in ("bf16", "fp8"):
-        model = model_of()
-        precision.apply(model, name=name, device=CPU, layer_filter="none")
-        with precision.autocast(name=name, device=CPU):
-            loss = model.loss(tokens[:, :-1], tokens[:, 1:])
-        loss.backward()
-        losses[name] = loss.item()
+        losses[name], model = trained_once(name)
         gradients[name] = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
         assert gradients[name].dtype == torch.float32
     assert losses["fp8"] == pytest.approx(losses["bf16"], rel=0.01)
