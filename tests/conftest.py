@@ -1,10 +1,15 @@
 """What all tests share: no user's caches are touched, one compile cache for the whole run."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts what runs in the background so, and whoever is started by tests would not hear a Ctrl-C either.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CACHES = Path(tempfile.gettempdir()) / f"sweeper-tests-{os.getuid()}"
 os.environ.setdefault("SWEEPER_CACHE_DIR", str(CACHES / "data"))
