@@ -1,5 +1,6 @@
 """What all tests share: no user's caches are touched, one compile cache for the whole run."""
 
+import gc
 import os
 import signal
 import tempfile
@@ -11,6 +12,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what runs in the background so, and whoever is started by tests would not hear a Ctrl-C either.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+FREEZE, UNFREEZE = gc.freeze, gc.unfreeze
 CACHES = Path(tempfile.gettempdir()) / f"sweeper-tests-{os.getuid()}"
 os.environ.setdefault("SWEEPER_CACHE_DIR", str(CACHES / "data"))
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHES / "inductor"))
@@ -40,6 +42,31 @@ def pytest_xdist_make_scheduler(config, log):
             return "tests/gpu" if scope.startswith("tests/gpu/") else scope
 
     return OneDevice(config, log)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _old_objects_stay():
+    """The collector looks at what a file's tests have made, not at a million older objects after every job.
+
+    Jobs freeze and thaw for themselves what they compile: where a test looks at that, it asks for `jobs_freeze`.
+    """
+    UNFREEZE()
+    gc.collect()
+    FREEZE()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "freeze", lambda: None)
+        patch.setattr(gc, "unfreeze", lambda: None)
+        yield
+
+
+@pytest.fixture
+def jobs_freeze(monkeypatch):
+    """Jobs freeze and thaw as they do outside tests."""
+    monkeypatch.setattr(gc, "freeze", FREEZE)
+    monkeypatch.setattr(gc, "unfreeze", UNFREEZE)
+    yield
+    gc.collect()
+    FREEZE()
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+import transformers
 from trial_jobs import job, write_chain
 
 from model.shape import Shape, llama_config
@@ -36,7 +36,7 @@ def test_the_exported_model_has_the_logits_of_ours(chain, tmp_path, tied, base):
     *_, outcome = run_job(run, checkpoints=checkpoints)
     ((seed, folder),) = export_finished(checkpoints, run.config, tmp_path / "hf")
     assert (seed, folder) == (0, tmp_path / "hf" / "s0")
-    llama, loading = LlamaForCausalLM.from_pretrained(folder, output_loading_info=True)
+    llama, loading = transformers.LlamaForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(loading.values()), loading
 
     ours = build(
@@ -71,7 +71,7 @@ def test_the_tokenizer_of_the_text_goes_with_the_model(tmp_path):
     checkpoints = Checkpoints(folder=tmp_path / "checkpoints")
     list(run_job(run, checkpoints=checkpoints))
     export(checkpoints.path(run), tmp_path / "model")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     dataset = open_data("text", str(text), 320)
     held = [int(token) for token in dataset.held_out[:60]]
     said = tokenizer.decode(held)
@@ -102,6 +102,6 @@ def test_the_llama_config_builds_a_model_of_the_same_count(tied, n_layers, d_mod
     )  # fmt: skip
     plain = json.loads(json.dumps(llama_config(shape, seq_len=256)))
     with torch.device("meta"):
-        llama = LlamaForCausalLM(LlamaConfig(**plain))
+        llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**plain))
     assert sum(parameter.numel() for parameter in llama.parameters()) == shape.params.total
     assert llama.config.head_dim == shape.head_dim

@@ -69,7 +69,7 @@ def kept_by_the_compiler():
     }
 
 
-def test_six_shapes_compile_alike_in_one_process_and_leave_nothing_behind(chain, brief):
+def test_six_shapes_compile_alike_in_one_process_and_leave_nothing_behind(chain, brief, jobs_freeze):
     """What stays resident is the allocator's affair too: `tests/campaign/test_quiet_machine.py` has a close bound."""
     outcomes, kept, resident = [], [], []
     for width in (16, 32, 48, 64, 80, 96):
@@ -104,7 +104,7 @@ def test_tensors_that_a_trial_leaves_behind_are_found(chain, brief):
     assert last(job(chain, steps=1)).environment["allocated_bytes_after"] < before + 2**20
 
 
-def test_the_garbage_collector_rests_in_timed_steps_alone(chain, brief, monkeypatch):
+def test_the_garbage_collector_rests_in_timed_steps_alone(chain, brief, monkeypatch, jobs_freeze):
     seen = []
     plant(monkeypatch, at=3, happens=lambda training: seen.append(gc.isenabled()))
     last(job(chain, steps=12))
@@ -164,7 +164,7 @@ def test_a_nan_under_fp8_is_trained_again_in_bf16_with_the_same_seed(chain, brie
 
 
 @pytest.mark.parametrize("compile", [False, True])
-def test_nothing_of_a_training_lost_to_a_nan_lives_beside_the_next(chain, brief, monkeypatch, compile):
+def test_nothing_of_a_training_lost_to_a_nan_lives_beside_the_next(chain, brief, monkeypatch, jobs_freeze, compile):
     """Compiled blocks are in cycles that `gc.freeze` keeps from being collected."""
     held, alive, peaks = [], [], []
     real = trial._Run.build

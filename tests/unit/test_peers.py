@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+import transformers
 
 from model.compile import forget_compiled
 from model.shape import derive
@@ -38,11 +38,11 @@ def graphs(function, *inputs, **named):
 
 @pytest.mark.compiler
 def test_compiled_hugging_face_attends_in_full_before_torch_2_14_and_the_plain_loop_never():
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, head_dim=8, max_position_embeddings=16, attn_implementation="sdpa", use_cache=False,
     )  # fmt: skip
-    found = graphs(LlamaForCausalLM(config), input_ids=TOKENS, labels=TOKENS, shift_labels=TOKENS)
+    found = graphs(transformers.LlamaForCausalLM(config), input_ids=TOKENS, labels=TOKENS, shift_labels=TOKENS)
     assert any(map(attends_in_full, found)) == (torch.__version__ < "2.14")
     assert not any(map(attends_in_full, graphs(PlainModel(derive(FIELDS), 16), TOKENS, TOKENS)))
 

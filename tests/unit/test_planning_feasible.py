@@ -18,6 +18,7 @@ from sweeper.planning.lattice import Lattice
 from sweeper.planning.plan import make_plan
 from sweeper.planning.solver import Drop
 from sweeper.study.schema import Budget, Ladder, LoadedStudy, OptimizerFields, ParamsBudget, Solve, Study, Trial
+from tests.examples import examples
 
 
 def planned(study):
@@ -125,7 +126,9 @@ def studies(draw):
 OPTIMIZERS = st.sampled_from(["adamw", "muon"])
 
 
-@settings(max_examples=1000, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(
+    max_examples=examples(1000), deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
+)
 @given(studies())
 def test_all_at_once_is_each_by_itself(study):
     try:

@@ -16,6 +16,7 @@ from sweeper.errors import NothingFeasible, UsageError
 from sweeper.planning.plan import make_plan
 from sweeper.planning.solver import Drop, Window, solve
 from sweeper.study.schema import Budget, LoadedStudy, ParamsBudget, Solve, Study, Trial
+from tests.examples import examples
 
 SOLVABLE = ("ffn_hidden", "d_model", "n_layers")
 
@@ -177,7 +178,11 @@ def numbers_of(shape: Shape):
 
 
 @settings(
-    max_examples=1200, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    max_examples=examples(1200),
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
 )
 @given(lattices())
 def test_solver_and_drops_agree_with_brute_force(lattice):

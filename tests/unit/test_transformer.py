@@ -4,10 +4,11 @@ import random
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+import transformers
 
 from model.shape import derive
 from model.transformer import Transformer, build, rotary_tables
+from tests.examples import examples
 
 CPU = torch.device("cpu")
 
@@ -29,7 +30,7 @@ def random_shape(rng, *, most=1):
 
 
 def llama_config(shape):
-    return LlamaConfig(
+    return transformers.LlamaConfig(
         vocab_size=shape.vocab_size, hidden_size=shape.d_model, intermediate_size=shape.ffn_hidden,
         num_hidden_layers=shape.n_layers, num_attention_heads=shape.n_heads,
         num_key_value_heads=shape.n_kv_heads, head_dim=shape.head_dim, tie_word_embeddings=shape.tie_embeddings,
@@ -58,12 +59,12 @@ def load_from_llama(model, llama):
             block.ffn_norm.weight.copy_(own["post_attention_layernorm.weight"])
 
 
-def test_300_random_shapes_count_what_llama_counts():
+def test_random_shapes_count_what_llama_counts():
     rng = random.Random(0)
-    for _ in range(300):
+    for _ in range(examples(400)):
         shape = random_shape(rng, most=4)
         with torch.device("meta"):
-            llama = LlamaForCausalLM(llama_config(shape))
+            llama = transformers.LlamaForCausalLM(llama_config(shape))
             ours = Transformer(shape, seq_len=8)
         theirs = sum(parameter.numel() for parameter in llama.parameters())
         assert shape.params.total == theirs, shape
@@ -75,7 +76,7 @@ def test_logits_equal_llamas_with_the_same_weights(seed):
     rng = random.Random(100 + seed)
     shape = random_shape(rng)
     torch.manual_seed(seed)
-    llama = LlamaForCausalLM(llama_config(shape)).eval()
+    llama = transformers.LlamaForCausalLM(llama_config(shape)).eval()
     with torch.no_grad():
         for parameter in llama.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -89,7 +90,7 @@ def test_logits_equal_llamas_with_the_same_weights(seed):
 
 def test_gradients_equal_llamas():
     shape = random_shape(random.Random(7))
-    llama = LlamaForCausalLM(llama_config(shape))
+    llama = transformers.LlamaForCausalLM(llama_config(shape))
     model = build(shape, seq_len=64, seed=0, device=CPU)
     load_from_llama(model, llama)
     tokens = torch.randint(0, shape.vocab_size, (2, 33))
