@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,8 @@ def _run(written: Sequence[str], commands: Mapping[str, Command], goes_on: Mappi
     arguments.written = shlex.join(["sweeper", *written])
     try:
         settle_home()
+        # Its threads only wait for each other on matrices of a study's size, and take cores that trials are timed on.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         return arguments.command(arguments) or 0
     except SweeperError as error:
         if arguments.debug:

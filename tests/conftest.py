@@ -17,6 +17,7 @@ CACHES = Path(tempfile.gettempdir()) / f"sweeper-tests-{os.getuid()}"
 os.environ.setdefault("SWEEPER_CACHE_DIR", str(CACHES / "data"))
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHES / "inductor"))
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported: matrices here are small
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # test processes share the cores: none spins while it waits
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
