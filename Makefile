@@ -17,7 +17,7 @@ quick: lint                ## while you work: lint, and the tests that need neit
 
 campaign: $(INSTALLED)     ## what takes too long for `test`: kills, clusters, thousands of trials, search quality, calibration
 	$(BIN)/python -m pytest -m campaign --numprocesses 0 --capture no
-	SWEEPER_TEST_EXAMPLES=all $(BIN)/python -m pytest tests/unit/test_planning_solver.py tests/unit/test_planning_feasible.py tests/unit/test_transformer.py
+	SWEEPER_TEST_EXAMPLES=all $(BIN)/python -m pytest tests/unit/planning/test_planning_solver.py tests/unit/planning/test_planning_feasible.py tests/unit/model/test_transformer.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/search_quality.py
 	$(BIN)/python benchmarks/calibration.py

@@ -30,12 +30,12 @@ from torch._inductor.compile_fx import partition_fn
 from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from model import precision as precisions
-from model import transformer
-from model.attention import fusible_on_cuda
-from model.compile import forget_compiled
-from model.loss import LOSS_ON, make_loss
-from model.shape import Shape, derive
+from sweeper.model import precision as precisions
+from sweeper.model import transformer
+from sweeper.model.attention import fusible_on_cuda
+from sweeper.model.compile import forget_compiled
+from sweeper.model.loss import LOSS_ON, make_loss
+from sweeper.model.shape import Shape, derive
 from sweeper.planning.estimates import fp8_matmuls, head_bytes, layer_bytes_per_token
 from sweeper.study.presets import PRESETS
 

@@ -4,8 +4,8 @@
 
 Each study draws 6 to 24 shapes over depth × width, a smooth loss surface with a deviation of each shape's own, true log
 speeds, some near ties, 2 to 5 seeds with an effect that all configs share, noise of trials, and speeds that drift from
-round to round and within; three in ten lack some trials. Its ledger lines go through `sweeper.frontier.frontier`.
-Three kinds:
+round to round and within; three in ten lack some trials. Its ledger lines go through
+`sweeper.frontier.frontiers.frontier`. Three kinds:
 
 - as drawn: how often points that are reported with some P(on frontier) truly are on it, and what intervals cover;
 - with one config moved so that its true gap to another is twice the minimum detectable difference that is printed;
@@ -30,12 +30,14 @@ from typing import Any
 import numpy as np
 from provenance import RESULTS, provenance
 
-from model.shape import Shape
-from sweeper.dominance import nondominated, volume_of
-from sweeper.frontier import DeviceFrontier, Frontier, PlannedPoint, frontier
-from sweeper.lines import event_record
-from sweeper.records import Config, Execution, Final, Job, Optimizer, Recipe, SpeedSummary
-from sweeper.report.text import answer
+from sweeper.frontier.answer import answer
+from sweeper.frontier.frontiers import DeviceFrontier, Frontier, frontier
+from sweeper.ledger.lines import event_record
+from sweeper.measurements.measured import PlannedPoint
+from sweeper.model.shape import Shape
+from sweeper.stats.pareto import nondominated, volume_of
+from sweeper.values.events import Final, SpeedSummary
+from sweeper.values.records import Config, Execution, Job, Optimizer, Recipe
 
 OBJECTIVES = {"val_loss": "min", "tokens_per_s": "max"}
 BINS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0)

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 from provenance import RESULTS, provenance
 
-from sweeper.candidates import of_plan
-from sweeper.noise import Observation, fit, t_quantile
+from sweeper.planning.candidates import of_plan
 from sweeper.planning.plan import make_plan
+from sweeper.recommend.surrogate import surrogate
+from sweeper.stats.additive_fit import Observation, fit, t_quantile
 from sweeper.study.loader import load
-from sweeper.surrogate import surrogate
 
 LEAST, MOST = 0.80, 0.97
 FEW = 14

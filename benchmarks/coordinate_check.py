@@ -26,10 +26,10 @@ from pathlib import Path
 import torch
 from scipy.stats import t as student
 
-from model.shape import Shape, derive
-from runners.data.dataset import Dataset, held_out_batches, open_data, train_batches
-from runners.training import Training
-from sweeper.records import Base, Config, Execution, Job, Optimizer, Recipe
+from sweeper.model.shape import Shape, derive
+from sweeper.runners.data.dataset import Dataset, held_out_batches, open_data, train_batches
+from sweeper.runners.training.training import Training
+from sweeper.values.records import Base, Config, Execution, Job, Optimizer, Recipe
 
 CPU = torch.device("cpu")
 DATA, VOCABULARY, SEQ_LEN, BATCH_SIZE = "python-stdlib", 256, 64, 8

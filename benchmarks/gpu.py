@@ -35,7 +35,13 @@ from gpu_steps.rows import Task  # noqa: E402
 from provenance import RESULTS, provenance  # noqa: E402
 
 PACKAGES = ("torch", "triton", "torchao", "transformer_engine", "transformers", "numpy")
-SOURCES = ("model/**/*.py", "runners/**/*.py", "sweeper/records.py", "benchmarks/*.py", "benchmarks/gpu_steps/*.py")
+SOURCES = (
+    "model/**/*.py",
+    "runners/**/*.py",
+    "sweeper/values/*.py",
+    "benchmarks/*.py",
+    "benchmarks/gpu_steps/*.py",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from provenance import RESULTS, provenance
 
-from model.compile import forget_compiled
-from model.loss import ChunkedLoss, gradients_in_place, make_loss
-from runners.host_memory import keep_freed_memory, return_freed_memory
-from runners.measuring import device_kind, peak_memory_bytes, reset_peak_memory, synchronise
+from sweeper.model.compile import forget_compiled
+from sweeper.model.loss import ChunkedLoss, gradients_in_place, make_loss
+from sweeper.runners.device.host_memory import keep_freed_memory, return_freed_memory
+from sweeper.runners.device.measuring import device_kind, peak_memory_bytes, reset_peak_memory, synchronise
 
 CASES = {
     "cpu": [(256, 96, 2048), (4096, 192, 4096), (32768, 256, 2048), (4099, 192, 4096), (32771, 256, 2048)],

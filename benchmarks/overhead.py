@@ -54,9 +54,9 @@ def started_ray(devices: int) -> Iterator[None]:
     """A local Ray with so many pretended GPUs, as sweeper sets it up."""
     import ray
 
-    from runners import ray_connection
+    from sweeper.runners.ray import connection
 
-    os.environ.update(ray_connection.SETTINGS)
+    os.environ.update(connection.SETTINGS)
     ray.init(
         address="local",
         num_cpus=devices,
@@ -64,8 +64,8 @@ def started_ray(devices: int) -> Iterator[None]:
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        object_store_memory=ray_connection.OBJECT_STORE_BYTES,
-        runtime_env={"env_vars": {**ray_connection.SETTINGS, "PYTHONPATH": os.environ["PYTHONPATH"]}},
+        object_store_memory=connection.OBJECT_STORE_BYTES,
+        runtime_env={"env_vars": {**connection.SETTINGS, "PYTHONPATH": os.environ["PYTHONPATH"]}},
     )
     try:
         yield
@@ -142,17 +142,17 @@ def sweeper(trials: int, folder: Path) -> dict[str, Any]:
     """The same number of trials as a study has them: Driver, ledger, MLflow, progress."""
     from rich.console import Console
 
-    from runners import ray_tune
-    from sweeper.ledger import Ledger
-    from sweeper.progress import Progress
-    from sweeper.records import Execution
-    from sweeper.run_folder import RunFolder
+    from sweeper.ledger.file import Ledger
+    from sweeper.planning.resolving import MicroBatches
+    from sweeper.runners.ray import tune
+    from sweeper.running.progress import Progress
+    from sweeper.running.session import Session
     from sweeper.search import make_strategy
     from sweeper.search.driver import Driver
-    from sweeper.search.resolving import MicroBatches
-    from sweeper.session import Session
-    from sweeper.store_uri import sqlite_uri
-    from sweeper.tracking import Tracker
+    from sweeper.tracking.store_uri import sqlite_uri
+    from sweeper.tracking.tracker import Tracker
+    from sweeper.values.records import Execution
+    from sweeper.values.run_folder import RunFolder
 
     jobs = configs(trials)
     strategy = make_strategy("grid", jobs, trials=None, seed=0, axes=(), objectives={})
@@ -180,7 +180,7 @@ def sweeper(trials: int, folder: Path) -> dict[str, Any]:
         session = Session(driver, ledger, observers=(tracker.observe, progress.observe, note_end))
         timed = Timed(session)
         began = time.perf_counter()
-        ray_tune.run(timed, job_target="overhead:nothing", cpus=1, gpus=1, logs=where.logs)
+        tune.run(timed, job_target="overhead:nothing", cpus=1, gpus=1, logs=where.logs)
         ran = time.perf_counter()
         if not tracker.drain(600):
             raise RuntimeError("MLflow wasn't drained in 10 minutes")
@@ -215,8 +215,8 @@ class Timed:
 
 def configs(number: int) -> list[Any]:
     """As many configs as trials."""
-    from model.shape import derive
-    from sweeper.records import Config, Optimizer, Recipe
+    from sweeper.model.shape import derive
+    from sweeper.values.records import Config, Optimizer, Recipe
 
     recipe = Recipe(
         data="nothing",
@@ -234,7 +234,7 @@ def configs(number: int) -> list[Any]:
 
 def nothing(job: Any) -> Iterator[Any]:
     """A trial that only says that it has ended, with a record of the usual size."""
-    from sweeper.records import Final, SpeedSummary
+    from sweeper.values.events import Final, SpeedSummary
 
     yield Final(
         job=job,

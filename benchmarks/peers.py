@@ -128,7 +128,7 @@ def main() -> None:
     started = time.perf_counter()
     import torch
 
-    from runners.measuring import peak_memory_bytes, pick_device, synchronise
+    from sweeper.runners.device.measuring import peak_memory_bytes, pick_device, synchronise
 
     torch.manual_seed(SEED)
     device = pick_device(task.device)
@@ -168,11 +168,11 @@ def attends_in_full(graph: Any) -> bool:
 
 
 def _sweeper(task: Task, device: Any) -> Built:
-    from model.shape import derive
-    from runners.data.dataset import open_data, train_batches
-    from runners.host_memory import keep_freed_memory
-    from runners.training import Training
-    from sweeper.records import Config, Execution, Job, Optimizer, Recipe
+    from sweeper.model.shape import derive
+    from sweeper.runners.data.dataset import open_data, train_batches
+    from sweeper.runners.device.host_memory import keep_freed_memory
+    from sweeper.runners.training.training import Training
+    from sweeper.values.records import Config, Execution, Job, Optimizer, Recipe
 
     keep_freed_memory()
     fp8 = {"fp8_backend": "torchao", "fp8_filter": "auto"} if task.precision == "fp8" else {}
@@ -210,7 +210,7 @@ def _huggingface(task: Task, device: Any) -> Built:
     from torch._inductor.compile_fx import compile_fx
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from model.shape import derive
+    from sweeper.model.shape import derive
 
     shape = derive(task.shape)
     config = LlamaConfig(
@@ -236,7 +236,7 @@ def _plain(task: Task, device: Any) -> Built:
     import torch
     from plain_model import PlainModel
 
-    from model.shape import derive
+    from sweeper.model.shape import derive
 
     model = PlainModel(derive(task.shape), task.seq_len).to(device)
     return _loop(task, device, model, torch.compile(model))

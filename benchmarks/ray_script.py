@@ -26,7 +26,7 @@ def train(config):
     import torch
     from plain_model import PlainModel
 
-    from model.shape import derive
+    from sweeper.model.shape import derive
 
     torch.manual_seed(0)
     model = PlainModel(derive(config["shape"]), config["seq_len"])

@@ -26,9 +26,10 @@ from provenance import RESULTS, provenance
 from scipy.stats import wilcoxon
 
 from sweeper.planning.plan import make_plan
-from sweeper.records import Config, Execution, Final, Job, SpeedSummary
 from sweeper.search import make_strategy
 from sweeper.study.loader import load
+from sweeper.values.events import Final, SpeedSummary
+from sweeper.values.records import Config, Execution, Job
 
 METHODS = ("random", "space_filling", "tpe", "nsga2", "gp")
 FEASIBLE = 200

@@ -81,9 +81,9 @@ def calibrated(folder: Path) -> float:
 
 def prepare(folder: Path, *, flops: float) -> Path:
     """Write the study; make its data; write the same trials for the scripts. Returns the scripts' file."""
-    from runners.data.cache import tokens_entry
-    from runners.data.dataset import open_data
-    from runners.data.tokens import token_dtype
+    from sweeper.runners.data.cache import tokens_entry
+    from sweeper.runners.data.dataset import open_data
+    from sweeper.runners.data.tokens import token_dtype
 
     (folder / "study.yaml").write_text(STUDY.format(flops=flops))
     dataset = open_data("python-stdlib", None, 256)

@@ -23,8 +23,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.provenance import RESULTS, provenance  # noqa: E402
-from model.shape import derive  # noqa: E402
-from sweeper.records import Config, Execution, Job, Optimizer, Recipe  # noqa: E402
+from sweeper.model.shape import derive  # noqa: E402
+from sweeper.values.records import Config, Execution, Job, Optimizer, Recipe  # noqa: E402
 
 STEPS = 30
 MB = 1e6
@@ -59,7 +59,7 @@ def shapes(count: int) -> list[dict[str, int]]:
 
 def run(job: Job) -> tuple[Any, float]:
     """A job's outcome, and the seconds from its start until its process is ready for the next."""
-    from runners.trial import run_job
+    from sweeper.runners.training.trial import run_job
 
     start = time.perf_counter()
     *_, outcome = run_job(job)
@@ -68,7 +68,7 @@ def run(job: Job) -> tuple[Any, float]:
 
 def row(job: Job) -> dict[str, Any]:
     """What one trained shape cost and left."""
-    from runners.memory import resident_bytes
+    from sweeper.runners.device.memory import resident_bytes
 
     outcome, seconds = run(job)
     environment = outcome.environment

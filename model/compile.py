@@ -7,8 +7,8 @@ import sys
 import torch
 from torch.compiler._cache import CacheArtifactManager
 
-from model.loss import LOSS_ON, make_loss
-from model.transformer import RMSNorm, Transformer
+from sweeper.model.loss import LOSS_ON, make_loss
+from sweeper.model.transformer import RMSNorm, Transformer
 
 
 def compile_blocks(model: Transformer, *, whole: bool = True) -> None:

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from model.shape import Shape
+from sweeper.model.shape import Shape
 
 INIT_STD = 0.02
 NORMS = ("attention_norm.weight", "ffn_norm.weight")

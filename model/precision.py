@@ -37,8 +37,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from model.shape import FP8_MULTIPLE, SLOWER_IN_FP8, computes_in_fp8
-from model.transformer import Transformer
+from sweeper.model.shape import FP8_MULTIPLE, SLOWER_IN_FP8, computes_in_fp8
+from sweeper.model.transformer import Transformer
 
 Backend = Literal["torchao", "transformer_engine"]
 LayerFilter = Literal["auto", "none"]

@@ -120,8 +120,8 @@ class Shape:
 def computes_in_fp8(k: Any, n: Any, *, seq_len: int, layer_filter: Literal["auto", "none"]) -> Any:
     """Whether a matmul of K inputs and N outputs goes to FP8 under precision fp8; of arrays, for each.
 
-    All dimensions must be aligned, the tokens' too (see `model.precision`); the filter auto leaves out what FP8 slows
-    down.
+    All dimensions must be aligned, the tokens' too (see `sweeper.model.precision`); the filter auto leaves out what FP8
+    slows down.
     """
     aligned = (k % FP8_MULTIPLE == 0) & (n % FP8_MULTIPLE == 0) & (seq_len % FP8_MULTIPLE == 0)
     most_k, most_n = SLOWER_IN_FP8

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from model.attention import causal_attention
-from model.loss import Loss, full_loss, value_of
-from model.parametrization import Parametrization, standard
-from model.shape import NORM_EPS, ROPE_THETA, Shape
+from sweeper.model.attention import causal_attention
+from sweeper.model.loss import Loss, full_loss, value_of
+from sweeper.model.parametrization import Parametrization, standard
+from sweeper.model.shape import NORM_EPS, ROPE_THETA, Shape
 
 
 class RMSNorm(nn.Module):

@@ -8,13 +8,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from runners.job_run import DEFAULT_TARGET, JobRun, stopped
-from sweeper.errors import CantWrite, SweeperError
-from sweeper.records import Continue, Done, Event, Job, Rung, Stop, Wait
+from sweeper.runners.training.job_run import DEFAULT_TARGET, JobRun, stopped
+from sweeper.values.errors import CantWrite, SweeperError
+from sweeper.values.events import Continue, Done, Event, Rung, Stop, Wait
+from sweeper.values.records import Job
 
 
 class Asked(Protocol):
-    """Where jobs come from and where their events go: `sweeper.session.Session`."""
+    """Where jobs come from and where their events go: `sweeper.running.session.Session`."""
 
     @property
     def kinds(self) -> Sequence[str]:

@@ -1,6 +1,6 @@
 """`python -m sweeper` is the same program as `sweeper`."""
 
-from sweeper.cli import main
+from sweeper.commands.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -12,26 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from model.shape import Shape
-from sweeper.machine import ray_node
-from sweeper.records import (
-    Config,
-    Continue,
-    Done,
-    Event,
-    Execution,
-    Failed,
-    Final,
-    Job,
-    Optimizer,
-    Recipe,
-    Resolved,
-    Rung,
-    Speed,
-    SpeedSummary,
-    Stop,
-    Wait,
-)
+from sweeper.model.shape import Shape
+from sweeper.values.events import Continue, Done, Event, Failed, Final, Rung, Speed, SpeedSummary, Stop, Wait
+from sweeper.values.machine import ray_node
+from sweeper.values.records import Config, Execution, Job, Optimizer, Recipe, Resolved
 
 
 def make_job(seed: int = 0, *, n_layers: int = 2, attempt: int = 1, data: str = "fake") -> Job:
@@ -223,6 +207,14 @@ def _valley(job: Job, argument: str) -> Iterator[Event]:
         yield make_final(job, val_loss=loss, speed=speed, environment=environment)
 
 
+def _meets(job: Job, folder: str) -> Iterator[Event]:
+    """As in a valley, once jobs on a second device have started too: `folder` has a file for each device."""
+    (Path(folder) / str(os.environ.get("CUDA_VISIBLE_DEVICES"))).touch()
+    while len(list(Path(folder).iterdir())) < 2:
+        time.sleep(0.02)
+    yield from _valley(job, "0.5")
+
+
 def _node() -> tuple[str | None, str | None]:
     """The node's id, and the kind of its devices."""
     ray = sys.modules.get("ray")
@@ -233,14 +225,14 @@ def _node() -> tuple[str | None, str | None]:
 
 
 def _seen() -> dict[str, object]:
-    import model
-    import runners
+    import sweeper.model
+    import sweeper.runners
 
     return {
         "device": "cpu",
         "pid": os.getpid(),
         "cwd": os.getcwd(),
-        "modules": [str(model.__file__), str(runners.__file__)],
+        "modules": [str(sweeper.model.__file__), str(sweeper.runners.__file__)],
         "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "compile_threads": os.environ.get("TORCHINDUCTOR_COMPILE_THREADS"),
     }
@@ -258,4 +250,5 @@ _DEEDS: dict[str, Callable[[Job, str], Iterator[Event]]] = {
     "threads": _threads,
     "busy": _busy,
     "valley": _valley,
+    "meets": _meets,
 }

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from gpu_steps.jobs import Bench
 from gpu_steps.rows import Rows
-from model.compile import forget_compiled
-from runners.training import Training
+from sweeper.model.compile import forget_compiled
 from sweeper.planning.estimates import fp8_matmuls, head_bytes, layer_bytes_per_token
+from sweeper.runners.training.training import Training
 
 CLOSE = 0.05
 SEQUENCES = 4

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from model.shape import Shape, derive
+from sweeper.model.shape import Shape, derive
 
 DATASHEET = {"bf16_tflops": 989.4, "fp8_tflops": 1978.9, "copy_tb_per_s": 4.8}
 """NVIDIA H200 datasheet (https://www.nvidia.com/en-us/data-center/h200/), without sparsity."""

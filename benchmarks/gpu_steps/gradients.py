@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from gpu_steps.jobs import Bench
 from gpu_steps.rows import Rows
-from model.compile import forget_compiled
-from model.loss import LOSS_ON, make_loss
-from model.shape import Shape, derive
-from runners.compile_cache import use_compile_cache
-from runners.training import Training
+from sweeper.model.compile import forget_compiled
+from sweeper.model.loss import LOSS_ON, make_loss
+from sweeper.model.shape import Shape, derive
+from sweeper.runners.device.compile_cache import use_compile_cache
+from sweeper.runners.training.training import Training
 
 LOSS_LIMITS = {"fp32": 1e-4, "bf16": 1e-2}
 """Largest relative error: fp32 sums stay far below; 1e-3 would mean TF32. bf16's unit roundoff is 4e-3."""

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from gpu_steps.rows import CUT_SHORT, Task, be_a_step, tell_device, to_find
-from sweeper.run_folder import write_atomically
+from sweeper.values.run_folder import write_atomically
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PRELOADED = ["torch", "runners.trial"]
+PRELOADED = ["torch", "sweeper.runners.training.trial"]
 
 OUT_OF_TIME = "not run: out of time"
 AT_ITS_LIMIT = "ended at its limit of time"

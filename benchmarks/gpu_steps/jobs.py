@@ -13,11 +13,12 @@ import torch
 
 from gpu_steps.rows import Rows, Unavailable
 from gpu_steps.scale import PRECISIONS, SCALES, Scale
-from model.precision import fp8_lacks
-from model.shape import derive
-from runners.trial import run_job
+from sweeper.model.precision import fp8_lacks
+from sweeper.model.shape import derive
 from sweeper.planning.estimates import memory_of
-from sweeper.records import Config, Event, Execution, Final, Job, Optimizer, Recipe
+from sweeper.runners.training.trial import run_job
+from sweeper.values.events import Event, Final
+from sweeper.values.records import Config, Execution, Job, Optimizer, Recipe
 
 SAID_ONCE = ("driver", "versions", "platform", "data", "data_fingerprint", "epochs", "peak_bf16_tflops")
 """Parts of a record's environment that are the same in all rows, or mean nothing here."""

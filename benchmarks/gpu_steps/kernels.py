@@ -23,12 +23,12 @@ from gpu_steps.jobs import Bench
 from gpu_steps.rows import Rows, Unavailable
 from gpu_steps.scale import SCALES
 from gpu_steps.speed import best_micro_batch
-from model.compile import forget_compiled
-from model.shape import derive
-from runners.compile_cache import use_compile_cache
-from runners.data.dataset import open_data, train_batches
-from runners.measuring import synchronise
-from runners.training import Training
+from sweeper.model.compile import forget_compiled
+from sweeper.model.shape import derive
+from sweeper.runners.data.dataset import open_data, train_batches
+from sweeper.runners.device.compile_cache import use_compile_cache
+from sweeper.runners.device.measuring import synchronise
+from sweeper.runners.training.training import Training
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,

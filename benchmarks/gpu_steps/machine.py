@@ -16,7 +16,7 @@ from gpu_steps import expected
 from gpu_steps.jobs import Bench
 from gpu_steps.kernels import BACKENDS, attention_inputs, attention_step, seconds
 from gpu_steps.rows import Rows, Unavailable
-from model.precision import fp8_lacks
+from sweeper.model.precision import fp8_lacks
 
 PACKAGES = ("torch", "triton", "torchao", "transformer_engine", "transformers", "numpy", "ray", "mlflow", "pydantic",
             "psutil", "tokenizers", "pynvml")  # fmt: skip

@@ -20,8 +20,8 @@ from peers import Contestant, Task
 from gpu_steps.jobs import Bench
 from gpu_steps.rows import Rows, Unavailable
 from gpu_steps.speed import best_micro_batch
-from model.precision import fp8_lacks
-from model.shape import derive
+from sweeper.model.precision import fp8_lacks
+from sweeper.model.shape import derive
 
 NAMES = ("sweeper", "plain", "huggingface")
 """The plain loop is the yardstick: compiled Hugging Face computes attention without its causal mask's savings."""

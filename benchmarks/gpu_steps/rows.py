@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweeper.run_folder import write_atomically
+from sweeper.values.run_folder import write_atomically
 
 TRACEBACK_CHARACTERS = 3000
 BAD = ("error", "not_run")
@@ -136,7 +136,7 @@ def tell_device(connection: Any, device_type: str) -> None:
         problem = f"torch {torch.__version__} can use no CUDA device here: --device cpu runs this command's toys"
         connection.send(("", problem))
         return
-    from runners.measuring import device_kind, pick_device
+    from sweeper.runners.device.measuring import device_kind, pick_device
 
     connection.send((device_kind(pick_device(device_type)), ""))
 

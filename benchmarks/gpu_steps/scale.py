@@ -25,7 +25,7 @@ PRECISIONS: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """`loss_cases` are (vocabulary, width, rows); shapes are `model.shape` fields; token counts in tokens.
+    """`loss_cases` are (vocabulary, width, rows); shapes are `sweeper.model.shape` fields; token counts in tokens.
 
     `compiled`: whether correctness is checked on compiled code, in `compiled_precisions`. `speed_precisions`: those
     whose speeds are compared. `row_s`: least seconds for another measurement. `most_ahead`: shapes that are compiled

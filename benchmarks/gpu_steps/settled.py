@@ -10,7 +10,7 @@ from gpu_steps import ahead
 from gpu_steps.jobs import Bench, figures, measured, outcome
 from gpu_steps.rows import Rows, Unavailable
 from gpu_steps.scale import SCALES
-from runners.memory import tensor_bytes
+from sweeper.runners.device.memory import tensor_bytes
 
 JOBS = 3
 LEAK_BYTES = 2**20

@@ -12,8 +12,8 @@ from typing import Any
 from gpu_steps import ahead, expected
 from gpu_steps.jobs import Bench, figures, measured, outcome
 from gpu_steps.rows import Rows
-from sweeper.records import Job, Optimizer
-from sweeper.search.resolving import Choice, JobSettings, MicroBatches, ladders, resolve
+from sweeper.planning.resolving import JobSettings, MicroBatches, Settled, ladders, resolve
+from sweeper.values.records import Job, Optimizer
 
 FP8 = ("fp8 torchao", "fp8 torchao, all", "fp8 transformer_engine", "fp8 transformer_engine, all")
 TIE = 0.01
@@ -130,7 +130,7 @@ def _auto(bench: Bench, shape: Mapping[str, Any]) -> dict[str, Any]:
     speeds: dict[str, list[float]] = {precision: [_tokens_per_s(job)] for precision, job in jobs.items()}
     first = {job.probe_id: speeds[precision][0] for precision, job in jobs.items()}
     choice = resolve(config, micro_batches, probed, lambda job: first.get(job.probe_id))
-    if not isinstance(choice, Choice):
+    if not isinstance(choice, Settled):
         raise RuntimeError(f"auto came to no choice: {choice}")
     for _ in range(REPEATS - 1):
         for precision, job in jobs.items():

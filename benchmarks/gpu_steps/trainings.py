@@ -8,8 +8,8 @@ from typing import Any
 
 from gpu_steps.jobs import Bench, figures, measured, outcome
 from gpu_steps.rows import Rows
-from runners.memory import resident_bytes, tensor_bytes
-from sweeper.records import Optimizer
+from sweeper.runners.device.memory import resident_bytes, tensor_bytes
+from sweeper.values.records import Optimizer
 
 LOSS_AGREES = 0.01
 LEARNED = 0.75

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sweeper.errors import CantWrite, DataError
-from sweeper.home import may_write, temporary_home
-from sweeper.run_folder import FULL, write_atomically, writing
+from sweeper.values.errors import CantWrite, DataError
+from sweeper.values.home import may_write, temporary_home
+from sweeper.values.run_folder import FULL, write_atomically, writing
 
 ENCODING_VERSION = 1
 """Raised when the same corpus and vocabulary would be encoded into other tokens."""
@@ -30,7 +30,7 @@ ENCODING_VERSION = 1
 def cache_dir() -> Path:
     """`$SWEEPER_CACHE_DIR`, else `$XDG_CACHE_HOME/sweeper`, else `~/.cache/sweeper`.
 
-    Where that can't be written, a folder of the user's own below the temporary one (`sweeper.home`).
+    Where that can't be written, a folder of the user's own below the temporary one (`sweeper.values.home`).
     """
     own = os.environ.get("SWEEPER_CACHE_DIR")
     if own:

@@ -23,9 +23,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from runners.data.cache import cache_dir, read_json, write_json
-from runners.data.formats import Sifted, sift
-from sweeper.errors import DataError
+from sweeper.runners.data.cache import cache_dir, read_json, write_json
+from sweeper.runners.data.formats import File, Sifted, sift
+from sweeper.values.errors import DataError
 
 SPLIT_VERSION = 1
 """Raised when the same files would be split, cut or ordered in another way."""
@@ -39,15 +39,6 @@ SMALLEST_PIECE_BYTES = 1024
 SMALLEST_CORPUS_BYTES = FEW_DOCUMENTS * SMALLEST_PIECE_BYTES
 
 EMBEDDED = ("python-stdlib", "python-packages")
-
-
-class File(NamedTuple):
-    """One file of a listing. `name` is relative, with `/`; `path` opens it; `size` in bytes."""
-
-    name: str
-    path: str
-    size: int
-    mtime_ns: int
 
 
 class Document(NamedTuple):
@@ -93,7 +84,7 @@ class Summary:
 class Corpus:
     """An inventory of documents; contents are read from their files when they're asked for.
 
-    `left_out`: how many files of which format weren't looked at (`runners.data.formats`).
+    `left_out`: how many files of which format weren't looked at (`sweeper.runners.data.formats`).
     """
 
     label: str
@@ -146,7 +137,7 @@ def roots_of(name: str, path: str | None) -> tuple[Root, ...]:
     purelib, platlib = sysconfig.get_path("purelib"), sysconfig.get_path("platlib")
     folders = {"site-packages/": purelib} | ({} if platlib == purelib else {"platlib/": platlib})
     # Without sweeper's own source, or the data would differ with its commit and where it's installed.
-    own = ("sweeper", "model", "runners", "__editable__*")
+    own = ("sweeper", "__editable__*")
     skip = frozenset({"__pycache__"})
     return stdlib, *(
         Root(folder=folder, prefix=prefix, python=True, skip=skip, skip_top=own) for prefix, folder in folders.items()

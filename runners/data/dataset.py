@@ -18,11 +18,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from runners.data.corpus import Corpus, open_corpus
-from runners.data.shards import Span, check_tokens, find_shards, is_shards, sides
-from runners.data.tokens import encode_corpus
-from runners.host_memory import NoHostMemory, says_no_memory
-from sweeper.errors import DataError
+from sweeper.runners.data.corpus import Corpus, open_corpus
+from sweeper.runners.data.shards import Span, check_tokens, find_shards, is_shards, sides
+from sweeper.runners.data.tokens import encode_corpus
+from sweeper.runners.device.host_memory import NoHostMemory, says_no_memory
+from sweeper.values.errors import DataError
 
 PREFETCH = 4
 """Batches assembled ahead."""

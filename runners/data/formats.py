@@ -10,14 +10,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from sweeper.errors import DataError
-
-if TYPE_CHECKING:
-    from runners.data.corpus import File
+from sweeper.values.errors import DataError
 
 LOOKED_AT_BYTES = 1 << 16
+
+
+class File(NamedTuple):
+    """One file of a listing. `name` is relative, with `/`; `path` opens it; `size` in bytes."""
+
+    name: str
+    path: str
+    size: int
+    mtime_ns: int
 
 
 class Format(NamedTuple):
@@ -55,7 +61,7 @@ _BY_SUFFIX: Mapping[str, Format] = {
     ".bz2": _BZIP2,
     ".lz4": _LZ4,
 }
-"""`.bin` here is one that isn't a token shard (`runners.data.shards`)."""
+"""`.bin` here is one that isn't a token shard (`sweeper.runners.data.shards`)."""
 
 
 class Sifted(NamedTuple):

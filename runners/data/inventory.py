@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterator
 from itertools import pairwise
 
-from runners.data.cache import read_meta, tokens_entry
-from runners.data.corpus import HELD_OUT_FRACTION, find_summary, open_corpus, text_files
-from runners.data.shards import check_tokens, count_tokens, find_shards, is_shards, refuse_narrow, sides
-from sweeper.errors import DataError
+from sweeper.runners.data.cache import read_meta, tokens_entry
+from sweeper.runners.data.corpus import HELD_OUT_FRACTION, find_summary, open_corpus, text_files
+from sweeper.runners.data.shards import check_tokens, count_tokens, find_shards, is_shards, refuse_narrow, sides
+from sweeper.values.errors import DataError
 
 BYTES_PER_TOKEN = (
     (256, 1.0),

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runners.data.cache import cache_dir, read_json, write_json
-from sweeper.errors import DataError
+from sweeper.runners.data.cache import cache_dir, read_json, write_json
+from sweeper.values.errors import DataError
 
 MAGIC = 20240520
 LLAMA3_MAGIC = 20240801

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runners.data.cache import build_once, tokens_entry
-from runners.data.corpus import Corpus
-from sweeper.errors import DataError
+from sweeper.runners.data.cache import build_once, tokens_entry
+from sweeper.runners.data.corpus import Corpus
+from sweeper.values.errors import DataError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -1,10 +1,10 @@
 """The shapes of a lattice in columns: numpy arrays with one entry per shape, worked out all at once.
 
-The count is linear in `ffn_hidden` (see `model.shape`). So where that is a list in ascending order, the rows that the
-parameter budget allows are an interval of it, found by bisection for every combination of the other axes; what lies
-outside is counted and never made. The cost is that of the combinations of the other axes, and of what is feasible.
+The count is linear in `ffn_hidden` (see `sweeper.model.shape`). So where that is a list in ascending order, the rows
+that the parameter budget allows are an interval of it, found by bisection for every combination of the other axes; what
+lies outside is counted and never made. The cost is that of the combinations of the other axes, and of what is feasible.
 
-`model.shape.Shape` and what is computed from it serve columns as they serve single shapes: a Shape of arrays.
+`sweeper.model.shape.Shape` and what is computed from it serve columns as they serve single shapes: a Shape of arrays.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from model.shape import DEFAULT_HEAD_DIM, FIELDS, Shape, default_kv_heads
+from sweeper.model.shape import DEFAULT_HEAD_DIM, FIELDS, Shape, default_kv_heads
 from sweeper.planning.solver import Window, ends
 from sweeper.study.schema import ShapeFields, Solve
 
@@ -132,7 +132,7 @@ class ShapeTable:
         return Shapes(np.array(kept, dtype=np.int64), columns_of(**fields))
 
     def _derived(self, index: Column, fields: Mapping[str, Any]) -> tuple[Column, Shape]:
-        """What `model.shape.derive` makes of every combination, without those that break a head rule."""
+        """What `sweeper.model.shape.derive` makes of every combination, without those that break a head rule."""
         size = len(index)
         columns: dict[str, Any] = {
             name: None if value is None else np.broadcast_to(np.asarray(value), size) for name, value in fields.items()
@@ -201,7 +201,7 @@ class ShapeTable:
 
 
 def _split_heads(columns: dict[str, Any], drop: Callable[[str, Column], None]) -> None:
-    """`n_heads` and `head_dim`, each from the other; the rules in the order of `model.shape`."""
+    """`n_heads` and `head_dim`, each from the other; the rules in the order of `sweeper.model.shape`."""
     heads, size = columns.get("n_heads"), columns.get("head_dim")
     if heads is None:
         columns["head_dim"] = np.broadcast_to(DEFAULT_HEAD_DIM, columns["d_model"].shape) if size is None else size

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from model.shape import Shape
-from sweeper.errors import UsageError
+from sweeper.model.shape import Shape
 from sweeper.planning.solver import Drop
-from sweeper.records import Config
 from sweeper.study.expressions import QUANTITIES, Expression, ExpressionError, Number
+from sweeper.values.errors import UsageError
+from sweeper.values.records import Config
 
 if TYPE_CHECKING:
-    from sweeper.planning.columns import Column
+    from sweeper.planning.vectorised import Column
 
 KV_BYTES = 2
 """Of a key's or a value's channel in the cache, in bf16."""

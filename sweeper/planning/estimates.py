@@ -7,7 +7,7 @@ Memory of one micro-batch, in bytes, with P parameters, a = 4 (fp32) or 2 (bf16,
     copies      = 2 · matmul weights                    bf16 copies that autocast keeps; none in fp32, nor of
                                                         weights that are multiplied in FP8
     layer/token = 4·d + 8 + a·(3·d + heads·dh + 3·f) + 4·h
-    heads       = 3·h + 3·kv                            in fp32 with grouped queries 4·h: see `model.attention`
+    heads       = 3·h + 3·kv                            in fp32 with grouped queries 4·h: see `sweeper.model.attention`
     head        = (a·(V + d) + 4·d + 4 per token) + a·V·d
 
 A layer keeps for its backward pass its input, the residual stream, in fp32; the scales of its two norms in fp32, and
@@ -37,8 +37,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-from model.shape import Shape, computes_in_fp8
-from sweeper.records import Config, Fp8Backend, Fp8Filter, Precision, Recipe
+from sweeper.model.shape import Shape, computes_in_fp8
+from sweeper.values.records import Config, Fp8Backend, Fp8Filter, Precision, Recipe
 
 CPU_CORE_FLOPS_PER_S = 45e9
 """Achieved in fp32 training per core, at the sizes of a CPU proxy."""
@@ -92,7 +92,7 @@ class Calibration:
 def branch_tokens(tokens: Any, recipe: Recipe, branch_at: Sequence[float]) -> Any:
     """What branches take beside a training's own tokens, of which they read some again; of an array, one for each.
 
-    The steps are those of `sweeper.schedule.Schedule.branch`.
+    The steps are those of `sweeper.values.schedule.Schedule.branch`.
     """
     if not branch_at:
         return 0 * tokens

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from model.shape import FIELDS, Shape
+from sweeper.model.shape import FIELDS, Shape
 from sweeper.planning.columns import Shapes, ShapeTable, columns_of
 from sweeper.planning.estimates import memory_bytes
 from sweeper.planning.lattice import Lattice

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.shape import Shape, ShapeError, derive
-from sweeper.errors import UsageError
+from sweeper.model.shape import Shape, ShapeError, derive
 from sweeper.planning.constraints import Constraints
 from sweeper.planning.memory import Cap, rungs_within, too_large
 from sweeper.planning.solver import Drop, Window, solve
 from sweeper.planning.tokens import TrialSettings, reference_tokens, settle, with_axes
-from sweeper.records import Config
 from sweeper.study.schema import ShapeFields, Solve, Study
+from sweeper.values.errors import UsageError
+from sweeper.values.records import Config
 
 BUDGET_RULE = "budget.params"
 

@@ -13,10 +13,10 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from functools import partial
 
-from sweeper.labels import gibibytes
 from sweeper.planning.estimates import memory_of
 from sweeper.planning.solver import Drop
-from sweeper.records import Config
+from sweeper.values.labels import gibibytes
+from sweeper.values.records import Config
 
 MEMORY_RULE = "budget.memory"
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sweeper.labels import duration, gibibytes, listed, short
 from sweeper.planning.memory import LADDER_SLACK, Cap
 from sweeper.planning.tokens import longer, reference_tokens
-from sweeper.records import Config
 from sweeper.study.schema import Ladder, Study
+from sweeper.values.labels import duration, gibibytes, listed, short
+from sweeper.values.records import Config
 
 if TYPE_CHECKING:
     from sweeper.planning.estimates import Calibration

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 
-from model.shape import Params
-from sweeper.errors import NothingFeasible
+from sweeper.model.shape import Params
 from sweeper.planning.estimates import Calibration, assumed, branch_tokens, memory_of
 from sweeper.planning.lattice import Lattice, Point
 from sweeper.planning.notes import follow_up_note, notes
 from sweeper.planning.solver import Drop, Window
 from sweeper.planning.train_tokens import TokensOf, TrainTokens
-from sweeper.records import SCHEMA, Base, Config, Execution, probe_id
 from sweeper.study.schema import Ladder, LoadedStudy, Study
+from sweeper.values.errors import NothingFeasible
+from sweeper.values.records import SCHEMA, Base, Config, Execution, probe_id
 
 if TYPE_CHECKING:
     from sweeper.planning.feasible import Feasible, Group

@@ -1,6 +1,6 @@
 """The value of a solved axis that lands the parameter count nearest its budget. Integers only: exact.
 
-The count is linear in `ffn_hidden` and in `n_layers` (see `model.shape`), so there the nearest allowed
+The count is linear in `ffn_hidden` and in `n_layers` (see `sweeper.model.shape`), so there the nearest allowed
 value is found in closed form. It isn't always monotone in `d_model`, since the derived KV heads jump;
 there it lies between the count with one KV head and the count with as many KV heads as heads, both of
 which grow with d_model, and the search ends where these bounds are farther off than the best found.
@@ -16,9 +16,9 @@ from fractions import Fraction
 from itertools import count
 from typing import Any, Literal
 
-from model.shape import DEFAULT_HEAD_DIM, Shape, derive, neighbours
-from sweeper.errors import UsageError
+from sweeper.model.shape import DEFAULT_HEAD_DIM, Shape, derive, neighbours
 from sweeper.study.schema import ParamsBudget, Solve
+from sweeper.values.errors import UsageError
 
 MAX_MULTIPLE = 4096
 
@@ -96,7 +96,7 @@ class Window:
 def solve(name: str, fields: Mapping[str, Any], rule: Solve, window: Window) -> Shape | Drop:
     """The shape whose `name` is the allowed value nearest the budget, the lower value on a tie.
 
-    `name` is ffn_hidden, d_model or n_layers; `fields` are those of `model.shape.derive`
+    `name` is ffn_hidden, d_model or n_layers; `fields` are those of `sweeper.model.shape.derive`
     (that of `name` isn't read).
     Raises ShapeError where the heads don't divide whatever the value.
     """

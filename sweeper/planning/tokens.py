@@ -19,11 +19,11 @@ from functools import cached_property, partial
 from math import sqrt
 from typing import Any
 
-from model.shape import Shape, neighbours
+from sweeper.model.shape import Shape, neighbours
 from sweeper.planning.solver import Drop
-from sweeper.records import Base, Optimizer, Recipe
 from sweeper.study.schema import DEFAULT_BATCH_SIZE, MUON_MOMENTUM, Trial
 from sweeper.study.trial_checks import MUON_WITH_COMPLETEP
+from sweeper.values.records import Base, Optimizer, Recipe
 
 BATCH_RULE = "tokens_per_step % (batch_size * seq_len)"
 TOO_SHORT = "tokens < tokens_per_step"

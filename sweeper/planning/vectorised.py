@@ -18,6 +18,8 @@ from sweeper.study.expressions import ARITHMETIC, COMPARISONS, Expression
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Column = NDArray[Any]
+
 EXACT = 2.0**53
 
 

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
 from rich.text import Text
 
-from sweeper.labels import listed, short
-from sweeper.places import shown
 from sweeper.report.open_table import OpenTable
 from sweeper.report.tables import WIDE, sentences, summary
 from sweeper.report.text import resolved_text
+from sweeper.values.labels import listed, short
 
 if TYPE_CHECKING:
-    from sweeper.compare import Comparison, LossPair, Pair, Row, Side, SpeedPair
-    from sweeper.frontier import Frontier
-    from sweeper.together import Together
+    from sweeper.compare.comparison import Comparison, LossPair, Pair, Row, Side, SpeedPair
+    from sweeper.compare.joint_report import JointReport
+    from sweeper.frontier.frontiers import Frontier
 
 MOST_ROWS = 60
 
@@ -216,7 +215,7 @@ def report_text(found: Frontier, comparison: Comparison | None) -> RenderableTyp
 
 @dataclass(frozen=True, kw_only=True)
 class _Together:
-    found: Together
+    found: JointReport
     written: str | None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -239,11 +238,11 @@ class _Together:
         nothing = "Nothing was written: --out DIR writes this as report.html"
         if self.found.merged is None:
             return f"{nothing}."
-        merge = shlex.join(["sweeper", "merge", *(shown(run.folder.root) for run in self.found.runs)])
+        merge = shlex.join(["sweeper", "merge", *self.found.folders])
         return f"{nothing}; `{merge} --out DIR` makes a run folder that can go on."
 
 
-def together_text(found: Together, *, written: str | None) -> RenderableType:
+def together_text(found: JointReport, *, written: str | None) -> RenderableType:
     """All that several folders have to say; `written` is the page that was written."""
     return _Together(found=found, written=written)
 

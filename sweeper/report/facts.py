@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sweeper.drift import LEAST, SIGNIFICANT
-from sweeper.labels import listed, short
-from sweeper.points import MARGINS
+from sweeper.measurements.drift import LEAST, SIGNIFICANT
 from sweeper.report.text import BOTH, OBJECTIVES, fraction_text, tie_groups
+from sweeper.values.labels import listed, short
+from sweeper.values.objectives import MARGINS
 
 if TYPE_CHECKING:
-    from sweeper.differences import LossDifference
-    from sweeper.drift import Drift
-    from sweeper.frontier import DeviceFrontier
+    from sweeper.frontier.differences import LossDifference
+    from sweeper.frontier.frontiers import DeviceFrontier
+    from sweeper.measurements.drift import Drift
 
 MOST_TIES = 4
 """Groups of ties that are listed, those of the lowest losses."""

@@ -15,10 +15,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.labels import short
+from sweeper.frontier.answer import seeds_text, tokens_text
 from sweeper.report.placement import Segment, place_labels
-from sweeper.report.text import STANDINGS, seeds_text, standing_cell, tokens_text
-from sweeper.run_folder import replacing
+from sweeper.report.text import STANDINGS, standing_cell
+from sweeper.values.labels import short
+from sweeper.values.run_folder import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

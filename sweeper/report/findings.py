@@ -9,8 +9,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.doctor import Finding, can_run
 from sweeper.report.open_table import wrapped
+from sweeper.values.findings import Finding, can_run
 
 LEAST_WIDTH = 60
 """Below it, or where a word wouldn't stay whole, what was found stands below the names."""

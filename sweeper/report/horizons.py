@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweeper.labels import duration, listed, short
+from sweeper.values.labels import duration, listed, short
 
 if TYPE_CHECKING:
-    from sweeper.frontier import DeviceFrontier
-    from sweeper.horizons import Agreement, EqualLosses, HeldForLonger, HorizonLoss, Horizons
+    from sweeper.frontier.frontiers import DeviceFrontier
+    from sweeper.frontier.horizons import Agreement, EqualLosses, HeldForLonger, HorizonLoss, Horizons
 
 TITLE = "Would it hold for longer?"
 MOST_FLIPS = 3

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sweeper.errors import UsageError
 from sweeper.planning.plan import Plan, PlannedConfigs
 from sweeper.report.figures import DPI, FAINT, INK, save_png
+from sweeper.values.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from sweeper.criteria import MOST_SEEDS
-from sweeper.labels import duration, gibibytes, listed, short
+from sweeper.recommend.criteria import MOST_SEEDS
 from sweeper.report.open_table import wrapped
 from sweeper.report.tables import loss_interval, speed_interval
+from sweeper.values.labels import duration, gibibytes, listed, short
 
 if TYPE_CHECKING:
-    from sweeper.choices import Choice, Described, Recommendation, Rival, ToBeSure
-    from sweeper.options import Figure
+    from sweeper.recommend.choices import Choice, Described, Recommendation, Rival, ToBeSure
+    from sweeper.recommend.options import Figure
 
 MOST_TIED = 4
 _INDENT = "  "

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
 from rich.text import Text
 
-from sweeper.labels import duration, gibibytes, labels, short
-from sweeper.records import SCHEMA
+from sweeper.frontier.answer import answer
 from sweeper.report.facts import noise_sentences
 from sweeper.report.horizons import TITLE, section
 from sweeper.report.open_table import WHY, OpenTable
 from sweeper.report.text import (
     MEMORY_PLANNED,
     OBJECTIVES,
-    answer,
     further_objectives,
     objective_cell,
     plan_facts,
@@ -28,12 +26,15 @@ from sweeper.report.text import (
     standing_cell,
     useful_sentence,
 )
+from sweeper.values.labels import duration, gibibytes, labels, short
+from sweeper.values.records import SCHEMA
 
 if TYPE_CHECKING:
-    from sweeper.frontier import DeviceFrontier, Frontier
-    from sweeper.observations import PlannedPoint, Record, Seeds
-    from sweeper.options import Figure
-    from sweeper.points import Estimate
+    from sweeper.frontier.frontiers import DeviceFrontier, Frontier
+    from sweeper.frontier.points import Estimate
+    from sweeper.measurements.measured import PlannedPoint, Seeds
+    from sweeper.recommend.options import Figure
+    from sweeper.values.records import Record
 
 WIDE = 110
 MOST_ROWS = 60
@@ -189,7 +190,7 @@ def status_json(
     will be of configs that the search has yet to choose. A speed job that several
     configs share counts for the first of them.
     """
-    from sweeper.observations import job_states
+    from sweeper.search.job_states import job_states
 
     configs = list({point.config.config_id: point.config for point in planned}.values())
     states = job_states(records, planned, seeds)

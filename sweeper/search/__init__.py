@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sweeper.records import Config
 from sweeper.search._base import Strategy
 from sweeper.search.gp import GP
 from sweeper.search.grid import Grid
@@ -12,6 +11,7 @@ from sweeper.search.nsga2 import NSGA2
 from sweeper.search.random import Random
 from sweeper.search.space_filling import SpaceFilling
 from sweeper.search.tpe import TPE
+from sweeper.values.records import Config
 
 _LEARNING: Mapping[str, type[TPE] | type[NSGA2] | type[GP]] = {"tpe": TPE, "nsga2": NSGA2, "gp": GP}
 

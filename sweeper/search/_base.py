@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from sweeper.records import Config, Final
+from sweeper.values.events import Final
+from sweeper.values.records import Config
 
 
 class Strategy(Protocol):

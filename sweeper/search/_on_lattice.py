@@ -15,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search._gp_sampler import CandidatesGPSampler
-from sweeper.search.features import Side
+from sweeper.search.features import AxisColumns
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -28,7 +28,7 @@ class LatticeStudy:
 
     def __init__(
         self,
-        box: Sequence[Side],
+        box: Sequence[AxisColumns],
         make_sampler: Callable[[int], BaseSampler],
         *,
         towards: Sequence[str],
@@ -81,7 +81,7 @@ class _OnLattice(BaseSampler):
 
     inner: BaseSampler
 
-    def __init__(self, box: Sequence[Side], *, keeps_generations: bool) -> None:
+    def __init__(self, box: Sequence[AxisColumns], *, keeps_generations: bool) -> None:
         self._box, self._keeps_generations = box, keeps_generations
         self._points = np.concatenate([side.columns for side in box], axis=1) if box else np.zeros((0, 0))
         places = [side.columns.argmax(axis=1)[:, None] if side.words else side.columns for side in box]

@@ -14,11 +14,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sweeper.objectives import of_final, scaled
-from sweeper.records import Config, Final
+from sweeper.planning.objectives import of_final, scaled
 from sweeper.search.features import sides
 from sweeper.search.random import shuffled
 from sweeper.search.space_filling import spread
+from sweeper.values.events import Final
+from sweeper.values.records import Config
 
 if TYPE_CHECKING:
     import optuna

@@ -6,23 +6,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Literal
 
-from sweeper.records import Config, Continue, Done, Event, Failed, Final, Job, Resolved, Rung, Speed, Stop, Wait
-from sweeper.search._base import Strategy
-from sweeper.search.early_stop import SuccessiveHalving
-from sweeper.search.further_seeds import FurtherSeeds
-from sweeper.search.outcomes import Outcome, Outcomes
-from sweeper.search.pruning import Pruning, PutLast
-from sweeper.search.resolving import (
+from sweeper.planning.outcomes import Outcome, Outcomes
+from sweeper.planning.resolving import (
     DEFAULT_SETTINGS,
-    Choice,
     JobSettings,
-    Ladder,
     MicroBatches,
+    ProbeLadder,
+    Settled,
     Untrainable,
     ladders,
     majority,
     resolve,
 )
+from sweeper.search._base import Strategy
+from sweeper.search.early_stop import SuccessiveHalving
+from sweeper.search.further_seeds import FurtherSeeds
+from sweeper.search.pruning import Pruning, PutLast
+from sweeper.values.events import Continue, Done, Event, Failed, Final, Rung, Speed, Stop, Wait
+from sweeper.values.records import Config, Job, Resolved
 
 State = Literal["done", "running", "missing", "failed"]
 
@@ -32,7 +33,7 @@ class Driver:
 
     A strategy that learns is asked for a config when there is nothing else to train with a first seed, and hears of
     outcomes as they come. `micro_batches` gives each config's executions. A config is trained when its probes have
-    settled how (`sweeper.search.resolving`), all its seeds alike; where none of them has the memory it isn't trained,
+    settled how (`sweeper.planning.resolving`), all its seeds alike; where none of them has the memory it isn't trained,
     and `reason` says so. A training that an earlier study ran at another execution is kept, and costs one speed job at
     this one. Resume is a replay of earlier events through `tell`; what is decided depends on which outcomes there
     are, not on their order, but for two things. Of one kind the latest counts; and speeds and out of memory belong
@@ -70,17 +71,17 @@ class Driver:
         self._outcomes = Outcomes(memory_bytes=settings.memory_bytes, branch_at=settings.branch_at)
         self.micro_batches_of = micro_batches
         self.configs: dict[str, Config] = {}
-        self._probed: dict[str, tuple[Ladder, ...]] = {}
-        self._ladders: dict[tuple[str, ...], Ladder] = {}
+        self._probed: dict[str, tuple[ProbeLadder, ...]] = {}
+        self._ladders: dict[tuple[str, ...], ProbeLadder] = {}
         self._trials: dict[str, Job] = {}
         self._trials_of: dict[str, list[str]] = {}
         self._jobs: dict[str, Job] = {}
         self._extra: dict[str, Job] = {}
         self._running: set[str] = set()
-        self._choices: dict[str, Choice | Untrainable | None] = {}
+        self._choices: dict[str, Settled | Untrainable | None] = {}
         self._sharing: dict[str, list[str]] = {}
         self._open: list[dict[str, None]] = [{} for _ in range(seeds)]
-        self._open_ladders: dict[tuple[str, ...], Ladder] = {}
+        self._open_ladders: dict[tuple[str, ...], ProbeLadder] = {}
         while not strategy.learns and (config := self._proposed()) is not None:
             self._take(config)
 
@@ -271,7 +272,7 @@ class Driver:
         state = self._state(job.job_id)
         if state in ("done", "failed") or not self._is_wanted(config_id, seed):
             self._open[seed].pop(config_id, None)
-        elif state == "missing" and isinstance(choice := self._choice(config_id), Choice):
+        elif state == "missing" and isinstance(choice := self._choice(config_id), Settled):
             yield replace(job, execution=choice.execution, resolved=choice.resolved)
 
     def tell(self, event: Event) -> Continue | Stop:
@@ -372,7 +373,7 @@ class Driver:
             if event.status != "out_of_memory":
                 return event
         choice = self._choice(self._trials[job_id].config.config_id)
-        if isinstance(choice, Choice):
+        if isinstance(choice, Settled):
             return next((event for event in told if event.job.execution == choice.execution), None)
         return None
 
@@ -387,7 +388,7 @@ class Driver:
     def _probe_outcome(self, probe: Job) -> Outcome | None:
         return self._outcomes.of_probe(probe.job_id)
 
-    def _choice(self, config_id: str) -> Choice | Untrainable | None:
+    def _choice(self, config_id: str) -> Settled | Untrainable | None:
         if config_id not in self._choices:
             config, probed = self.configs[config_id], self._probed[config_id]
             found, kept = self.micro_batches_of(config), self._kept(config)

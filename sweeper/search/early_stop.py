@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from sweeper.records import Continue, Rung, Stop
+from sweeper.values.events import Continue, Rung, Stop
 
 KEPT_OF = 3
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeper.records import Config
+from sweeper.planning.axes import value_on
+from sweeper.values.records import Config
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -17,7 +18,7 @@ DIGITS = 9
 
 
 @dataclass(frozen=True)
-class Side:
+class AxisColumns:
     """A side of the box: an axis on which configs differ. `words` are its values where these aren't numbers, else ().
 
     `columns`: (configs, 1) in [0, 1] for numbers, (configs, words) for words; float64.
@@ -28,7 +29,7 @@ class Side:
     columns: ndarray
 
 
-def sides(configs: Sequence[Config], axes: Sequence[str]) -> list[Side]:
+def sides(configs: Sequence[Config], axes: Sequence[str]) -> list[AxisColumns]:
     """One for each of `axes` that has more than one value.
 
     Numbers are on a logarithmic scale where all are above zero, as widths, depths and learning rates compare by
@@ -44,11 +45,11 @@ def sides(configs: Sequence[Config], axes: Sequence[str]) -> list[Side]:
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
             column = np.array([math.log(value) for value in values] if min(values) > 0 else values, dtype=np.float64)
             scaled = (column - column.min()) / (column.max() - column.min())
-            found.append(Side(axis, (), scaled[:, None].round(DIGITS)))
+            found.append(AxisColumns(axis, (), scaled[:, None].round(DIGITS)))
         else:
             words = tuple(sorted(set(values), key=str))
             is_word = np.array([[value == word for word in words] for value in values])
-            found.append(Side(axis, words, (is_word * math.sqrt(0.5)).round(DIGITS)))
+            found.append(AxisColumns(axis, words, (is_word * math.sqrt(0.5)).round(DIGITS)))
     return found
 
 
@@ -58,23 +59,3 @@ def features(configs: Sequence[Config], axes: Sequence[str]) -> ndarray:
 
     columns = [side.columns for side in sides(configs, axes)]
     return np.concatenate(columns, axis=1) if columns else np.zeros((len(configs), 1))
-
-
-def value_on(axis: str, config: Config) -> Any:
-    """Where `config` lies on an axis of a study; what the axis comes to, where the recipe has only that."""
-    if axis in _DERIVED:
-        return _DERIVED[axis](config)
-    if axis.startswith("optimizer."):
-        return getattr(config.recipe.optimizer, axis.removeprefix("optimizer."))
-    return getattr(config.shape, axis) if hasattr(config.shape, axis) else getattr(config.recipe, axis)
-
-
-_DERIVED: Mapping[str, Callable[[Config], Any]] = {
-    "kv_groups": lambda config: config.shape.n_heads // config.shape.n_kv_heads,
-    "ffn_ratio": lambda config: config.shape.ffn_hidden / config.shape.d_model,
-    "flops": lambda config: config.recipe.steps,
-    "tokens_per_param": lambda config: config.recipe.steps,
-    "grad_accum_steps": lambda config: config.recipe.tokens_per_step,
-    "batch_size": lambda config: 0,  # no part of a config
-    "optimizer.parametrization": lambda config: "standard" if config.recipe.optimizer.base is None else "completep",
-}

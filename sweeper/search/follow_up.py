@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sweeper.records import Config, Continue, Done, Event, Final, Job, Rung, Speed, Stop, Wait
+from sweeper.planning.resolving import JobSettings, MicroBatches, Untrainable
 from sweeper.search._base import Strategy
 from sweeper.search.driver import Driver, State
 from sweeper.search.grid import Grid
-from sweeper.search.resolving import JobSettings, MicroBatches, Untrainable
+from sweeper.values.events import Continue, Done, Event, Final, Rung, Speed, Stop, Wait
+from sweeper.values.records import Config, Job
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sweeper.records import Final, Speed
+from sweeper.values.events import Final, Speed
 
 SURELY_OFF, SURELY_ON = 0.05, 0.95
 """A config whose probability of being on the frontier lies between them isn't decided."""
@@ -18,7 +18,7 @@ FIRST_REPEATED = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class Contender:
     """Where a point stands: `p_frontier` is None without an estimate of the noise, `beaten_by` counts points."""
 
     config_id: str
@@ -31,7 +31,7 @@ class FurtherSeeds:
     """Chooses configs for another seed, until each is decided or has `most`. `standings` has the measured points."""
 
     most: int
-    standings: Callable[[Sequence[Final | Speed]], Sequence[Standing]]
+    standings: Callable[[Sequence[Final | Speed]], Sequence[Contender]]
 
     def choose(self, outcomes: Sequence[Final | Speed], trained: Mapping[str, int]) -> list[str]:
         """Config ids, the least decided first. `trained` says with how many seeds each was trained."""
@@ -46,7 +46,7 @@ class FurtherSeeds:
         return [config_id for config_id in dict.fromkeys(chosen) if trained[config_id] < self.most]
 
 
-def _nearest(found: Sequence[Standing]) -> list[str]:
+def _nearest(found: Sequence[Contender]) -> list[str]:
     """The configs that nothing beats by the means, filled up with those that the fewest do."""
     by_rank = sorted(found, key=lambda one: one.beaten_by)
     unbeaten = dict.fromkeys(one.config_id for one in by_rank if not one.beaten_by)

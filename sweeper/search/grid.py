@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sweeper.records import Config
 from sweeper.search._base import Fixed
+from sweeper.values.records import Config
 
 
 class Grid(Fixed):

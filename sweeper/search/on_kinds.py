@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sweeper.records import Continue, Done, Event, Failed, Final, Job, Rung, Speed, Stop, Wait
+from sweeper.planning.outcomes import Outcome, Outcomes, precision_used
+from sweeper.planning.resolving import ProbeLadder, ladders
 from sweeper.search.driver import Driver, State
-from sweeper.search.outcomes import Outcome, Outcomes, precision_used
-from sweeper.search.resolving import Ladder, ladders
+from sweeper.values.events import Continue, Done, Event, Failed, Final, Rung, Speed, Stop, Wait
+from sweeper.values.records import Job
 
 
 class OnKinds:
@@ -91,8 +92,8 @@ class _Probes:
     def __init__(self, driver: Driver, kind: str) -> None:
         self._driver, self._kind = driver, kind
         self._outcomes = Outcomes(memory_bytes=driver.settings.memory_bytes, any_device=True)
-        self._ladders: dict[tuple[str, ...], Ladder] = {}
-        self._open: dict[tuple[str, ...], Ladder] = {}
+        self._ladders: dict[tuple[str, ...], ProbeLadder] = {}
+        self._open: dict[tuple[str, ...], ProbeLadder] = {}
         self._seen, self._running = 0, set[str]()
 
     def next(self) -> Job | None:

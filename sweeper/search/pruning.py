@@ -1,8 +1,8 @@
 """Which configs are put last: slower than one that is finished, and hardly likely to reach a lower loss.
 
 Losses of configs that aren't trained yet are predicted by a Gaussian process over the study's axes
-(`sweeper.gaussian`). It's believed only where it predicts what it was fitted to when each is left out in turn: with
-less than half of the variance left, and intervals that hold what they should.
+(`sweeper.stats.gaussian_process`). It's believed only where it predicts what it was fitted to when each is left out in
+turn: with less than half of the variance left, and intervals that hold what they should.
 """
 
 from __future__ import annotations
@@ -11,9 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeper.gaussian import LEAST_COVERED, LEAST_KNOWN, LEAST_PER_FEATURE, MOST_UNEXPLAINED, fitted, left_out
-from sweeper.records import Config
 from sweeper.search.features import features
+from sweeper.stats.gaussian_process import (
+    LEAST_COVERED,
+    LEAST_KNOWN,
+    LEAST_PER_FEATURE,
+    MOST_UNEXPLAINED,
+    fitted,
+    left_out,
+)
+from sweeper.values.records import Config
 
 if TYPE_CHECKING:
     from numpy import ndarray

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from sweeper.records import Config
 from sweeper.search._base import Fixed
+from sweeper.values.records import Config
 
 
 class Random(Fixed):

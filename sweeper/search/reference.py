@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sweeper.planning.plan import PlannedConfig
-from sweeper.records import Job
-from sweeper.search.resolving import JobSettings
+from sweeper.planning.resolving import JobSettings
+from sweeper.values.records import Job
 
 STEPS = 1000
 """In place of minutes; the learning rate follows them, and nothing that is measured."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from sweeper.records import Config
 from sweeper.search._base import Fixed
 from sweeper.search.features import DIGITS, features
 from sweeper.search.random import shuffled
+from sweeper.values.records import Config
 
 if TYPE_CHECKING:
     from numpy import ndarray

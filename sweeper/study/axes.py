@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sweeper.errors import Fault
 from sweeper.study.keys import did_you_mean
 from sweeper.study.layers import SHAPE_AXES
 from sweeper.study.nodes import Node, plain
@@ -17,6 +16,7 @@ from sweeper.study.schema import EMBEDDED_DATA, OptimizerFields, ShapeFields, So
 from sweeper.study.sizes import Whole, shown
 from sweeper.study.unsupported import unsupported_value
 from sweeper.study.validation import messages
+from sweeper.values.errors import Fault
 
 MAX_VALUES = 10_000
 SOLVABLE = ("ffn_hidden", "d_model", "n_layers")

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from sweeper.objectives import DIRECTIONS
 from sweeper.study.axes import SOLVABLE
 from sweeper.study.context import Context, Faults
 from sweeper.study.expressions import Expression, ExpressionError
@@ -18,6 +17,7 @@ from sweeper.study.presets import PRESETS
 from sweeper.study.schema import EMBEDDED_DATA
 from sweeper.study.sizes import shown
 from sweeper.study.trial_checks import TRIAL_RULES
+from sweeper.values.objectives import DIRECTIONS
 
 _UNDERIVED = ("n_layers", "d_model", "vocab_size")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.errors import Fault
 from sweeper.study.axes import Axis
 from sweeper.study.layers import place_of_axis
 from sweeper.study.nodes import Node
 from sweeper.study.schema import Document, Ladder, Solve
 from sweeper.study.validation import Sound
+from sweeper.values.errors import Fault
 
 Faults = Iterator[Fault]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweeper.errors import Fault
 from sweeper.study.nodes import Node, plain, resolved
+from sweeper.values.errors import Fault
 
 _NAMES: Mapping[str, str] = {
     **dict.fromkeys(("n_layers", "n_layer", "num_layers", "num_hidden_layers", "layers", "depth"), "n_layers"),

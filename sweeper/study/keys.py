@@ -10,11 +10,11 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from sweeper.errors import Fault
 from sweeper.study.layers import AXES
 from sweeper.study.nodes import Node
 from sweeper.study.schema import Budget, Document, OptimizerFields, ParamsBudget, Resources, Search, ShapeFields, Trial
 from sweeper.study.unsupported import unsupported_key
+from sweeper.values.errors import Fault
 
 Path = tuple[str, ...]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from sweeper.errors import Fault
 from sweeper.study.nodes import Node, plain
 from sweeper.study.schema import OptimizerFields
+from sweeper.values.errors import Fault
 
 Path = tuple[str, ...]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from sweeper.errors import Fault, StudyFaults, UsageError
 from sweeper.study.axes import expand
 from sweeper.study.build import build
 from sweeper.study.checks import check, data_location
@@ -20,6 +19,9 @@ from sweeper.study.schema import EMBEDDED_DATA, LoadedStudy
 from sweeper.study.sizes import shown
 from sweeper.study.source import SET, Parts, read_overrides, read_parts
 from sweeper.study.validation import read_document, values_of
+from sweeper.values.errors import Fault, StudyFaults, UsageError
+from sweeper.values.paths import profile_of
+from sweeper.values.run_folder import RunFolder
 
 __all__ = ["FULL", "choose_profile", "load", "schema_json"]
 
@@ -160,3 +162,22 @@ def _data_name(path: Path) -> str:
     """What ids know data by: the same on every machine, and never an embedded corpus' name."""
     name = path.name or "data"
     return f"./{name}" if name in EMBEDDED_DATA else name
+
+
+def load_folder(folder: RunFolder, *, given: Mapping[str, object]) -> LoadedStudy:
+    """The study of a run folder, which may have come from a machine with other data.
+
+    UsageError where it isn't a run folder, or `given` has flags that would say otherwise than it does.
+    """
+    if ignored := [flag for flag, value in given.items() if value]:
+        raise UsageError(
+            f"{shown(folder.root)} is a run folder, whose study and profile are settled: "
+            f"leave {' and '.join(ignored)} out, or name the study's YAML file"
+        )
+    if not folder.ledger.exists() or not folder.study.exists():
+        raise UsageError(
+            f"{folder.root}: no run folder, it lacks study.yaml or ledger.jsonl: "
+            "name a study, or runs/<study>/<profile>"
+        )
+    loaded = load(folder.study, profile="full", data_must_exist=False)
+    return loaded.model_copy(update={"profile": profile_of(folder)})

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from sweeper.errors import Fault
+from sweeper.values.errors import Fault
 
 MAX_CHARACTERS = 256 * 1024
 MAX_VALUES = 20_000

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from sweeper.points import MARGINS
 from sweeper.study.sizes import Duration, Longer, Real, Whole
+from sweeper.values.objectives import MARGINS
 
 EMBEDDED_DATA = ("python-stdlib", "python-packages")
 """Corpora that are there on any machine."""
@@ -116,7 +116,7 @@ class BaseFields(_Frozen):
 
 
 class OptimizerFields(_Frozen):
-    """AdamW or Muon and its schedule: the defaults are those of `sweeper.records.Optimizer`.
+    """AdamW or Muon and its schedule: the defaults are those of `sweeper.values.records.Optimizer`.
 
     `momentum` is Muon's, MUON_MOMENTUM where it is None; `base` goes with completep; `batch_scaling` says what
     becomes of lr and weight_decay at other tokens per step than the reference (see `sweeper.planning.tokens`).
@@ -311,7 +311,7 @@ class Study(_Frozen):
     """One question, what all trials share, what differs, the budget, how long a trial is.
 
     A point's shape fields are the plain union `{**model, **shape, **axes}` of `model`, one of `shapes` (where
-    there are any) and one value of each shape axis, ready for `model.shape.derive`: presets are already in
+    there are any) and one value of each shape axis, ready for `sweeper.model.shape.derive`: presets are already in
     place, and what gives way to a shape's or an axis' field is already taken out, so no merging is left.
     `model` has shape fields only, `multiple_of` of ffn_ratio included. A shape that comes from a preset also
     carries the preset's `batch_size` and `grad_accum_steps` where the study gives neither these nor

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeper.errors import Fault, StudyFaults
 from sweeper.study.foreign import foreign_fault
 from sweeper.study.nodes import MAX_CHARACTERS, Node, Place, joined, parse
 from sweeper.study.sizes import shown
+from sweeper.values.errors import Fault, StudyFaults
 
 SET = "--set"
 """Stands for the file in the faults of overrides."""

@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from sweeper.errors import Fault
 from sweeper.study.keys import did_you_mean
 from sweeper.study.nodes import Node, plain
 from sweeper.study.schema import TAG, Document
 from sweeper.study.sizes import shown
 from sweeper.study.unsupported import unsupported_value
+from sweeper.values.errors import Fault
 
 Loc = tuple[str | int, ...]
 

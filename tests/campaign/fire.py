@@ -21,9 +21,10 @@ SHAPES = 400
 
 def main(folder: Path, devices: int, trials: int) -> None:
     """Do what is missing."""
-    from runners import in_process, ray_tune
-    from sweeper.ledger import Ledger
-    from sweeper.session import Session
+    from sweeper.ledger.file import Ledger
+    from sweeper.runners import in_process
+    from sweeper.runners.ray import tune
+    from sweeper.running.session import Session
 
     with Ledger(folder / "ledger.jsonl", lock=folder / "lock") as ledger:
         session = Session(driver(trials), ledger, devices=max(1, devices))
@@ -32,15 +33,15 @@ def main(folder: Path, devices: int, trials: int) -> None:
             in_process.run(session, job_target=target, logs=logs)
             return
         with local_ray(devices):
-            ray_tune.run(session, job_target=target, cpus=1, gpus=1, logs=logs)
+            tune.run(session, job_target=target, cpus=1, gpus=1, logs=logs)
 
 
 def driver(trials: int):
     """A Driver that has been told nothing yet."""
-    from sweeper.records import Execution
+    from sweeper.planning.resolving import MicroBatches
     from sweeper.search import make_strategy
     from sweeper.search.driver import Driver
-    from sweeper.search.resolving import MicroBatches
+    from sweeper.values.records import Execution
     from tests.fakes import make_job
 
     configs = [make_job(n_layers=n + 1, data="valley:0.05").config for n in range(SHAPES)]
@@ -55,14 +56,14 @@ def local_ray(devices: int):
     """A Ray of this process with pretended devices."""
     import ray
 
-    from runners import ray_connection
+    from sweeper.runners.ray import connection
 
-    os.environ.update(ray_connection.SETTINGS)
+    os.environ.update(connection.SETTINGS)
     ray.init(
         address="local",  # not one that another test has started
         num_cpus=devices, num_gpus=devices, include_dashboard=False, log_to_driver=False,
-        logging_level="CRITICAL", object_store_memory=ray_connection.OBJECT_STORE_BYTES,
-        runtime_env={"env_vars": {**ray_connection.SETTINGS, "PYTHONPATH": str(ROOT)}},
+        logging_level="CRITICAL", object_store_memory=connection.OBJECT_STORE_BYTES,
+        runtime_env={"env_vars": {**connection.SETTINGS, "PYTHONPATH": str(ROOT)}},
     )  # fmt: skip
     try:
         yield

@@ -8,15 +8,15 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from runners import ray_connection, ray_tune
-from runners.ray_connection import machines
-from sweeper.ledger import Ledger, read
-from sweeper.records import Execution
+from sweeper.ledger.file import Ledger, read
+from sweeper.planning.resolving import MicroBatches
+from sweeper.runners.ray import connection, tune
+from sweeper.runners.ray.connection import machines
+from sweeper.running.session import Session
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
 from sweeper.search.on_kinds import OnKinds
-from sweeper.search.resolving import MicroBatches
-from sweeper.session import Session
+from sweeper.values.records import Execution
 from tests.campaign.fire import ROOT
 from tests.fakes import make_job
 
@@ -29,14 +29,14 @@ def make_cluster(monkeypatch):
     import ray
     from ray.cluster_utils import Cluster
 
-    for name, value in ray_connection.SETTINGS.items():
+    for name, value in connection.SETTINGS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     made = None
 
     def make(*kinds, devices=DEVICES):
         nonlocal made
-        size = {"num_cpus": devices, "num_gpus": devices, "object_store_memory": ray_connection.OBJECT_STORE_BYTES}
+        size = {"num_cpus": devices, "num_gpus": devices, "object_store_memory": connection.OBJECT_STORE_BYTES}
         nodes = [{**size, "resources": {f"accelerator_type:{kind}": 1} if kind else {}} for kind in kinds]
         made = Cluster(initialize_head=True, head_node_args={**nodes[0], "include_dashboard": False})
         made.added = [made.add_node(**node) for node in nodes[1:]]
@@ -52,16 +52,16 @@ def make_cluster(monkeypatch):
             made.shutdown()
 
 
-def study(jobs, seconds):
-    configs = [make_job(n_layers=n + 1, data=f"valley:{seconds}").config for n in range(jobs)]
+def study(jobs, behaviour):
+    configs = [make_job(n_layers=n + 1, data=behaviour).config for n in range(jobs)]
     kinds = machines().kinds(cpus=1, gpus=1)
     once = MicroBatches(executions=(Execution(batch_size=4, compile=False),), probed=len(kinds) > 1)
     strategy = make_strategy("grid", configs, trials=None, seed=0, axes=(), objectives={})
     return OnKinds(Driver(strategy, seeds=1, micro_batches=lambda config: once), kinds)
 
 
-def run(tmp_path, jobs, seconds, *, at_half=lambda: None):
-    """Run so many jobs of so many seconds; `at_half` is called once half of them have an outcome."""
+def run(tmp_path, jobs, behaviour, *, at_half=lambda: None):
+    """Run so many jobs that behave so; `at_half` is called once half of them have an outcome."""
     half = threading.Event()
 
     def watch(record):
@@ -78,8 +78,8 @@ def run(tmp_path, jobs, seconds, *, at_half=lambda: None):
     thread = threading.Thread(target=wait)
     thread.start()
     with Ledger(tmp_path / "ledger.jsonl", lock=tmp_path / "lock") as ledger:
-        session = Session(study(jobs, seconds), ledger, observers=(watch,))
-        ray_tune.run(session, job_target="tests.fakes:behave", cpus=1, gpus=1, logs=tmp_path / "logs")
+        session = Session(study(jobs, behaviour), ledger, observers=(watch,))
+        tune.run(session, job_target="tests.fakes:behave", cpus=1, gpus=1, logs=tmp_path / "logs")
     half.set()
     thread.join()
     return read(tmp_path / "ledger.jsonl")
@@ -120,7 +120,7 @@ def test_two_hundred_jobs_on_three_nodes_one_of_which_is_lost(make_cluster, tmp_
         cluster.remove_node(cluster.added[-1], allow_graceful=False)
 
     began = time.perf_counter()
-    records = run(tmp_path, 200, 6.0, at_half=lose)
+    records = run(tmp_path, 200, "valley:6.0", at_half=lose)
     took = time.perf_counter() - began
     check_all_have_one_outcome(records, 200)
     failed = [record for record in records if record["type"] == "failed"]
@@ -136,7 +136,7 @@ def test_two_hundred_jobs_on_three_nodes_one_of_which_is_lost(make_cluster, tmp_
 @pytest.mark.campaign
 def test_of_two_kinds_of_device_each_measures_every_speed_and_both_train(make_cluster, tmp_path):
     make_cluster("H100", "A100", devices=1)
-    records = run(tmp_path, 6, 0.5)
+    records = run(tmp_path, 6, "valley:0.5")
     check_all_have_one_outcome(records, 6)
     check_never_two_on_one_device(spans(records))
     ended = [record for record in records if record["type"] in ("speed", "final")]
@@ -149,7 +149,8 @@ def test_of_two_kinds_of_device_each_measures_every_speed_and_both_train(make_cl
 
 def test_eight_jobs_on_one_node_never_share_a_device(make_cluster, tmp_path):
     make_cluster(None, devices=3)
-    records = run(tmp_path, 8, 2.5)
+    (tmp_path / "devices").mkdir()
+    records = run(tmp_path, 8, f"meets:{tmp_path / 'devices'}")
     check_all_have_one_outcome(records, 8)
     found = spans(records)
     check_never_two_on_one_device(found)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from sweeper.ledger import read
+from sweeper.ledger.file import read
 from tests.campaign.fire import finish, run_under_fire
 
 

@@ -1,11 +1,11 @@
-"""The long form of tests/functional/test_mlflow_away.py: a server that is away for a minute, of 120 trials."""
+"""The long form of tests/functional/tracking/test_mlflow_away.py: a server that is away for a minute, of 120 trials."""
 
 from pathlib import Path
 
 import pytest
 from test_mlflow_away import check_a_killed_server, folder
 
-from sweeper.run_folder import RunFolder
+from sweeper.values.run_folder import RunFolder
 
 __all__ = ["folder"]
 

@@ -18,9 +18,9 @@ from test_warm_trials import last
 from tiny_study import write_text
 from trial_jobs import job, write_chain
 
-from runners import ray_connection, ray_tune
-from runners.data.dataset import open_data
-from runners.memory import resident_bytes
+from sweeper.runners.data.dataset import open_data
+from sweeper.runners.device.memory import resident_bytes
+from sweeper.runners.ray import connection, tune
 from tests.fakes import FakeSession, make_job
 
 pytestmark = pytest.mark.campaign
@@ -42,14 +42,14 @@ def test_little_time_passes_between_jobs(tmp_path, monkeypatch):
     session = FakeSession([make_job(seed, data="quick") for seed in range(40)])
     ended, tell = [], session.tell
     session.tell = lambda event: (ended.append(time.perf_counter()), tell(event))[1]
-    with ray_connection.connected():
-        ray_tune.run(session, job_target="tests.fakes:behave", cpus=1, gpus=0, logs=tmp_path)
+    with connection.connected():
+        tune.run(session, job_target="tests.fakes:behave", cpus=1, gpus=0, logs=tmp_path)
     gaps = sorted(b - a for a, b in itertools.pairwise(ended))
     assert gaps[len(gaps) // 2] < 0.1
 
 
 def test_a_shape_leaves_five_megabytes_in_its_process_at_most(tmp_path, monkeypatch):
-    monkeypatch.setattr("runners.trial.PROBE_WINDOW_SECONDS", 0.01)
+    monkeypatch.setattr("sweeper.runners.training.trial.PROBE_WINDOW_SECONDS", 0.01)
     write_chain(tmp_path)
     resident = []
     for width in range(16, 16 + 16 * 16, 16):

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from runners import in_process, ray_connection, ray_tune
-from sweeper.ledger import Ledger, read
-from sweeper.records import Execution
+from sweeper.ledger.file import Ledger, read
+from sweeper.planning.resolving import MicroBatches
+from sweeper.runners import in_process
+from sweeper.runners.ray import connection, tune
+from sweeper.running.session import Session
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
-from sweeper.search.resolving import MicroBatches
-from sweeper.session import Session
+from sweeper.values.records import Execution
 from tests.campaign.fire import local_ray
 from tests.conformance.test_strategies import METHODS
 from tests.fakes import make_job
@@ -24,7 +25,7 @@ TARGET = "tests.fakes:behave"
 @pytest.fixture(scope="module")
 def two_devices():
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ray_connection.SETTINGS.items():
+        for name, value in connection.SETTINGS.items():
             patch.setenv(name, value)
         with local_ray(DEVICES):
             yield
@@ -51,7 +52,7 @@ def in_this_process(session, logs):
 
 
 def on_ray(session, logs):
-    ray_tune.run(session, job_target=TARGET, cpus=1, gpus=1, logs=logs)
+    tune.run(session, job_target=TARGET, cpus=1, gpus=1, logs=logs)
 
 
 def check(records):

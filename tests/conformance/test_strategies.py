@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from model.shape import derive
-from sweeper.records import Config, Execution, Final, Job, Optimizer, Recipe, SpeedSummary
+from sweeper.model.shape import derive
 from sweeper.search import make_strategy
+from sweeper.values.events import Final, SpeedSummary
+from sweeper.values.records import Config, Execution, Job, Optimizer, Recipe
 
 AXES = ("n_layers", "ffn_hidden")
 METHODS = ("grid", "random", "space_filling", "tpe", "nsga2", "gp")

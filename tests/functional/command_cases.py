@@ -5,7 +5,7 @@ from pathlib import Path
 
 from test_doctor import facts
 
-from sweeper import machine
+from sweeper.values import machine
 from tests.fakes import make_final
 
 RECORDED = Path(__file__).parents[2] / "benchmarks" / "results" / "first"
@@ -90,10 +90,10 @@ def make_place(folder, monkeypatch):
         shutil.copytree(RECORDED, folder / name)
     (folder / "runs" / "mlflow.db").touch()
     monkeypatch.setattr(machine, "gpu_count", lambda: 0)
-    monkeypatch.setattr("sweeper.tracking.Tracker", NoTracker)
-    monkeypatch.setattr("sweeper.sync.Tracker", NoTracker)
-    monkeypatch.setattr("runners.trial.run_job", quick_job)
-    monkeypatch.setattr("runners.job_run.settle_threads", lambda cpus: None)
-    monkeypatch.setattr("runners.probes.run_all", lambda: facts(folder))
+    monkeypatch.setattr("sweeper.tracking.tracker.Tracker", NoTracker)
+    monkeypatch.setattr("sweeper.tracking.sync.Tracker", NoTracker)
+    monkeypatch.setattr("sweeper.runners.training.trial.run_job", quick_job)
+    monkeypatch.setattr("sweeper.runners.training.job_run.settle_threads", lambda cpus: None)
+    monkeypatch.setattr("sweeper.runners.device.probes.run_all", lambda: facts(folder))
     monkeypatch.setattr("subprocess.call", lambda *words, **options: 0)
-    monkeypatch.setattr("sweeper.tracking._say_links", lambda base: None)
+    monkeypatch.setattr("sweeper.tracking.tracker._say_links", lambda base: None)

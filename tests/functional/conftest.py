@@ -5,15 +5,15 @@ import shutil
 import pytest
 from tiny_study import write_text
 
-from sweeper.run_folder import RunFolder
-from sweeper.store_uri import sqlite_uri
-from sweeper.tracking import Tracker
+from sweeper.tracking.store_uri import sqlite_uri
+from sweeper.tracking.tracker import Tracker
+from sweeper.values.run_folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
 def _brief_windows(monkeypatch):
     """What is timed for the speed alone takes a tenth of a second, not two and a half."""
-    monkeypatch.setattr("runners.trial.PROBE_WINDOW_SECONDS", 0.02)
+    monkeypatch.setattr("sweeper.runners.training.trial.PROBE_WINDOW_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from command_cases import TRAIN, make_place
 
-from runners import trial
-from sweeper.cli import main
-from sweeper.ledger import read
-from sweeper.tracking import Tracker
+from sweeper.commands.main import main
+from sweeper.ledger.file import read
+from sweeper.runners.training import trial
+from sweeper.tracking.tracker import Tracker
 
 RUN = "run tiny.yaml --runner in-process"
 SIZES = ("8k", "16k", "64k")
@@ -94,7 +94,7 @@ if __name__ == "__main__":
         patch.setattr(trial, "run_job", real_job)
         patch.setattr(trial, "PROBE_WINDOW_SECONDS", 0.02)
         found["train"] = of_train()
-        patch.setattr("sweeper.tracking.Tracker", real)
-        patch.setattr("sweeper.sync.Tracker", real)
+        patch.setattr("sweeper.tracking.tracker.Tracker", real)
+        patch.setattr("sweeper.tracking.sync.Tracker", real)
         found["store"] = of_store()
     print(json.dumps(found))

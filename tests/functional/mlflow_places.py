@@ -16,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from sweeper.mlflow_links import wait_for
-from sweeper.tracking import SERVER_SETTINGS
+from sweeper.tracking.links import wait_for
+from sweeper.tracking.tracker import SERVER_SETTINGS
 
 START_SECONDS = 180.0
 

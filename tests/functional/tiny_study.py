@@ -7,9 +7,9 @@ import sys
 
 from mlflow import MlflowClient
 
-from sweeper.cli import main
-from sweeper.ledger import read
-from sweeper.store_uri import sqlite_uri
+from sweeper.commands.main import main
+from sweeper.ledger.file import read
+from sweeper.tracking.store_uri import sqlite_uri
 
 STUDY = """\
 name: tiny

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from model.shape import derive
-from sweeper.records import Config, Execution, Job, Optimizer, Recipe
+from sweeper.model.shape import derive
+from sweeper.values.records import Config, Execution, Job, Optimizer, Recipe
 
 
 def write_chain(folder, *, states=16, train=400_000, held_out=70_000, seed=0):

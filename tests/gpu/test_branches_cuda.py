@@ -7,9 +7,9 @@ import torch
 import trial_jobs
 from trial_jobs import write_chain
 
-from runners import branches
-from runners.data.dataset import open_data, train_batches
-from runners.training import Training
+from sweeper.runners.data.dataset import open_data, train_batches
+from sweeper.runners.training import branches
+from sweeper.runners.training.training import Training
 
 pytestmark = pytest.mark.gpu
 

@@ -7,10 +7,10 @@ import torch
 import trial_jobs
 from trial_jobs import write_chain
 
-from runners.checkpoint import Checkpoints
-from runners.data.dataset import open_data, train_batches
-from runners.training import Training
-from runners.trial import run_job
+from sweeper.runners.data.dataset import open_data, train_batches
+from sweeper.runners.training.checkpoint import Checkpoints
+from sweeper.runners.training.training import Training
+from sweeper.runners.training.trial import run_job
 
 pytestmark = pytest.mark.gpu
 

@@ -8,10 +8,10 @@ import torch
 import trial_jobs
 from trial_jobs import write_chain
 
-from runners import device_state, measuring
-from runners.trial import run_job
-from sweeper.machine import gpu_count
-from sweeper.records import memory_needed
+from sweeper.runners.device import device_state, measuring
+from sweeper.runners.training.trial import run_job
+from sweeper.values.events import memory_needed
+from sweeper.values.machine import gpu_count
 
 pytestmark = pytest.mark.gpu
 

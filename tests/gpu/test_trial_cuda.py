@@ -8,8 +8,8 @@ import torch
 import trial_jobs
 from trial_jobs import write_chain
 
-from runners.training import Training
-from runners.trial import run_job
+from sweeper.runners.training.training import Training
+from sweeper.runners.training.trial import run_job
 
 pytestmark = pytest.mark.gpu
 
@@ -160,7 +160,7 @@ def test_a_step_never_waits_for_the_device(chain):
 
 
 def test_the_reference_config_is_measured_on_the_card_and_leaves_it_empty(chain, monkeypatch):
-    monkeypatch.setattr("runners.reference._logs", {})
+    monkeypatch.setattr("sweeper.runners.training.reference._logs", {})
     run = replace(
         job(chain, steps=20), reference=job(chain, kind="speed", shape={"d_model": 64}), reference_every_s=0.01
     )

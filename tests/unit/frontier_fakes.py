@@ -9,22 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from model.shape import Shape
-from sweeper.frontier import PlannedPoint
-from sweeper.lines import event_record
-from sweeper.records import (
-    Config,
-    Done,
-    Execution,
-    Final,
-    Job,
-    Optimizer,
-    Precision,
-    Recipe,
-    Resolved,
-    Speed,
-    SpeedSummary,
-)
+from sweeper.ledger.lines import event_record
+from sweeper.measurements.measured import PlannedPoint
+from sweeper.model.shape import Shape
+from sweeper.values.events import Done, Final, Speed, SpeedSummary
+from sweeper.values.records import Config, Execution, Job, Optimizer, Precision, Recipe, Resolved
 
 OBJECTIVES = {"val_loss": "min", "tokens_per_s": "max"}
 PROXY = ((1, 1360), (2, 624), (3, 384), (4, 272), (6, 144), (8, 80), (12, 32))

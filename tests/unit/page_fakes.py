@@ -10,10 +10,12 @@ import numpy as np
 from frontier_fakes import LOSSES, OBJECTIVES, PROXY, SPEEDS, config, environment, final, plan, probe, study
 from test_report_tables import plan_json
 
-from sweeper.frontier import PlannedPoint, frontier
-from sweeper.lines import event_record
-from sweeper.records import Execution, Failed, Job
-from sweeper.report.html import render
+from sweeper.frontier.frontiers import frontier
+from sweeper.ledger.lines import event_record
+from sweeper.measurements.measured import PlannedPoint
+from sweeper.report.page.html import render
+from sweeper.values.events import Failed
+from sweeper.values.records import Execution, Job
 
 FP8 = {"fp8_backend": "torchao", "fp8_filter": "auto"}
 RUNGS = tuple(Execution(batch_size=size, compile=True) for size in (2, 4, 8, 16))

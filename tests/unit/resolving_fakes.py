@@ -1,18 +1,11 @@
 """Configs, Drivers and outcomes for tests of what probes settle."""
 
-from model.shape import derive
-from sweeper.records import (
-    Config,
-    Execution,
-    Final,
-    Optimizer,
-    Recipe,
-    Speed,
-    SpeedSummary,
-)
+from sweeper.model.shape import derive
+from sweeper.planning.resolving import JobSettings, MicroBatches
 from sweeper.search.driver import Driver
 from sweeper.search.grid import Grid
-from sweeper.search.resolving import JobSettings, MicroBatches
+from sweeper.values.events import Final, Speed, SpeedSummary
+from sweeper.values.records import Config, Execution, Optimizer, Recipe
 
 GIB = 2**30
 TOKENS_PER_STEP = 512

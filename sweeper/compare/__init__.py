@@ -1,0 +1,1 @@
+"""Run folders, or kinds of device, side by side."""

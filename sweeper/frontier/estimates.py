@@ -1,0 +1,222 @@
+"""What one kind of device measured, as points that are judged: their estimates, standings, chances."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from sweeper.frontier.points import Estimate, Point, Sample
+from sweeper.frontier.posterior import Draws, joint_draws
+from sweeper.frontier.standing import judge
+from sweeper.measurements.drift import ReferenceLog, reference_log
+from sweeper.measurements.measured import Measured, PlannedPoint, Seeds, device_of, measured, tokens_per_s
+from sweeper.measurements.nuisance_axes import AtBest, at_best
+from sweeper.measurements.resolved import resolved_points, shown, without_winning_probes
+from sweeper.planning.objectives import EXACT, exact
+from sweeper.stats.additive_fit import AdditiveFit, Observation, fit
+from sweeper.values.labels import labels
+from sweeper.values.objectives import MARGINS
+from sweeper.values.records import Config, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The points of one kind of device, fastest first, and what they follow from.
+
+    `measured` leaves out the probes that won over others, `pooled` doesn't. `resolved` are the planned points as they
+    were resolved on it, `here` those of them that are judged, with their labels, `names` those of all planned configs
+    by id; configs that another value of the nuisance axes is better than are in `names` alone. `fits` has one fit per
+    metric, of log tokens/s for speed, and `all_losses` that of all configs' losses. `draws` are of the points, None
+    without an estimate of the noise.
+    """
+
+    measured: Measured
+    pooled: Measured
+    resolved: Sequence[PlannedPoint]
+    here: Mapping[PlannedPoint, str]
+    names: Mapping[str, str]
+    at_best: AtBest
+    all_losses: AdditiveFit
+    fits: Mapping[str, AdditiveFit]
+    log: ReferenceLog
+    points: tuple[Point, ...]
+    draws: Draws | None
+
+
+def judged_devices(
+    records: Iterable[Record],
+    planned: Sequence[PlannedPoint],
+    objectives: Mapping[str, str],
+    *,
+    margins: Mapping[str, float] = MARGINS,
+    seeds: Seeds = None,
+    nuisance: Sequence[str] = (),
+) -> list[Judged]:
+    """Of each kind of device that measured a planned point; arguments are those of `frontiers.frontier`."""
+    records, planned_labels = list(records), _labelled(planned)
+    pooled = [m for m in measured(records, planned, seeds) if m.finals or (m.speeds and m.elsewhere)]
+    return [_judged(m, planned_labels, objectives, margins, nuisance, reference_log(records, m.device)) for m in pooled]
+
+
+def _labelled(planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, str]:
+    rows = [{**p.config.to_dict(), "batch_size": None if p.ladder else p.execution.batch_size} for p in planned]
+    return dict(zip(planned, labels(rows), strict=True))
+
+
+def _judged(
+    m: Measured,
+    planned_labels: Mapping[PlannedPoint, str],
+    objectives: Mapping[str, str],
+    margins: Mapping[str, float],
+    nuisance: Sequence[str],
+    log: ReferenceLog,
+) -> Judged:
+    here = {point: planned_labels[p] for p, point in resolved_points(m, list(planned_labels)).items()}
+    pooled, resolved = m, tuple(here)
+    m = without_winning_probes(m, list(here))
+    losses = _loss_observations(m)
+    means = fit(losses)
+    configs: dict[str, Config] = {point.config.config_id: point.config for point in here}
+    best = at_best(losses, means, list(configs.values()), nuisance)
+    names = {point.config.config_id: label for point, label in here.items()}
+    here = {point: label for point, label in here.items() if point.config.config_id not in best.outdone}
+    fits = {
+        "val_loss": fit(best.losses) if best.tuned else means,
+        "tokens_per_s": fit(_speed_observations(m, [point.probe_id for point in here], log)),
+    }
+    points, draws = _judged_points(m, here, fits, objectives, margins)
+    return Judged(
+        measured=m,
+        pooled=pooled,
+        resolved=resolved,
+        here=here,
+        names=names,
+        at_best=best,
+        all_losses=means,
+        fits=fits,
+        log=log,
+        points=points,
+        draws=draws,
+    )
+
+
+def _judged_points(
+    m: Measured,
+    here: Mapping[PlannedPoint, str],
+    fits: Mapping[str, AdditiveFit],
+    objectives: Mapping[str, str],
+    margins: Mapping[str, float],
+) -> tuple[tuple[Point, ...], Draws | None]:
+    several = Counter(point.config.config_id for point in here)
+    points = [
+        _point(p, label, m, fits, objectives, shared=several[p.config.config_id] > 1)
+        for p, label in here.items()
+        if p.config.config_id in fits["val_loss"].treatments
+        and p.probe_id in fits["tokens_per_s"].treatments
+        and ("peak_memory_bytes" not in objectives or _peaks(m, p.probe_id))
+    ]
+    points.sort(key=lambda point: -point.objectives["tokens_per_s"].mean)
+    judged = judge(points, fits, objectives, margins)
+    draws = joint_draws(judged, fits, objectives)
+    if draws is None:
+        return judged, None
+    return tuple([replace(point, p_frontier=p) for point, p in zip(judged, draws.p_frontier, strict=True)]), draws
+
+
+def _loss_observations(m: Measured) -> list[Observation]:
+    return [
+        Observation(treatment=r["config_id"], block=f"seed {r['seed']}", value=float(r["val_loss"])) for r in m.trials
+    ]
+
+
+def _speed_observations(m: Measured, probe_ids: Sequence[str], log: ReferenceLog) -> list[Observation]:
+    """Log tokens/s. Points that share a probe_id (they differ in the learning rate, say) share all its measurements."""
+    return [
+        Observation(
+            treatment=r["probe_id"],
+            block=f"seed {r['seed']}" if r["type"] == "final" else "probe",
+            value=math.log(speed) - log.correction(r),
+        )
+        for r in (*m.finals, *m.speeds)
+        if r["probe_id"] in probe_ids and (speed := tokens_per_s(r)) is not None
+    ]
+
+
+def _point(
+    p: PlannedPoint,
+    label: str,
+    m: Measured,
+    fits: Mapping[str, AdditiveFit],
+    objectives: Mapping[str, str],
+    *,
+    shared: bool,
+) -> Point:
+    config_id, probe_id = p.config.config_id, p.probe_id
+    trained = [r for r in m.trials if r["config_id"] == config_id]
+    finals = sorted(trained, key=lambda r: int(r["seed"]))
+    at_probe = [r for r in (*m.finals, *m.speeds) if r["probe_id"] == probe_id]
+    speeds = [speed for r in at_probe if (speed := tokens_per_s(r)) is not None]
+    peaks = _peaks(m, probe_id)
+    loss, log_speed = fits["val_loss"].mean(config_id), fits["tokens_per_s"].mean(probe_id)
+    return Point(
+        point_id=f"{config_id}@{p.execution.batch_size}" if shared else config_id,
+        config_id=config_id,
+        probe_id=probe_id,
+        batch_size=p.execution.batch_size,
+        label=label,
+        shape=p.config.shape.to_dict(),
+        recipe=p.config.recipe.to_dict(),
+        resolved=shown(p),
+        params=asdict(p.config.shape.params),
+        off_target=p.off_target,
+        objectives={
+            "val_loss": _estimate([r["val_loss"] for r in finals], loss.value, loss.low, loss.high),
+            "tokens_per_s": _estimate(
+                speeds,
+                math.exp(log_speed.value),
+                None if log_speed.low is None else math.exp(log_speed.low),
+                None if log_speed.high is None else math.exp(log_speed.high),
+            ),
+            **{name: _exactly(exact(name, p.config)) for name in objectives if name in EXACT},
+            **({"peak_memory_bytes": _exactly(max(peaks), len(peaks))} if "peak_memory_bytes" in objectives else {}),
+        },
+        samples=tuple(
+            Sample(
+                seed=r["seed"],
+                val_loss=r["val_loss"],
+                tokens_per_s=tokens_per_s(r) if r["probe_id"] == probe_id and device_of(r) == m.device else None,
+                device=None if device_of(r) == m.device else device_of(r),
+            )
+            for r in finals
+        ),
+        peak_memory_bytes=max(peaks, default=None),
+        beside_memory_bytes=_beside(m),
+        on_frontier=False,
+        standing="dominated",
+        tied_with=(),
+        tied_in=(),
+    )
+
+
+def _estimate(values: Sequence[float], mean: float, low: float | None, high: float | None) -> Estimate:
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Estimate(mean=mean, sd=sd, n=len(values), low=low, high=high)
+
+
+def _peaks(m: Measured, probe_id: str) -> list[int]:
+    at_probe = [r for r in (*m.finals, *m.speeds) if r["probe_id"] == probe_id]
+    return [r["peak_memory_bytes"] for r in at_probe if r.get("peak_memory_bytes") is not None]
+
+
+def _beside(m: Measured) -> int | None:
+    """The most: a process keeps the kernels of earlier jobs, so that what a job finds there says little of the job."""
+    found = [r["beside_memory_bytes"] for r in (*m.finals, *m.speeds) if r.get("beside_memory_bytes") is not None]
+    return max(found, default=None)
+
+
+def _exactly(value: float, n: int = 1) -> Estimate:
+    return Estimate(mean=value, sd=None, n=n, low=value, high=value)

@@ -1,0 +1,387 @@
+"""Would it hold for longer? The configs' orders at branches and at the end, and losses at equal tokens, FLOPs and time.
+
+Every loss here is a cooled one. Orders are compared by Kendall's τ-b of the configs' mean losses. Its interval comes
+from joint draws of what the true means may be at both lengths. A trial and its branch share seed and data, so that
+their noise has much in common; with residuals E (trials × 2) of the fits of `sweeper.stats.additive_fit`, which have
+the same design and ν degrees of freedom, the posterior under the prior p(B, Σ) ∝ |Σ|^(−3/2) is Σ ~ inverse Wishart(ν,
+EᵀE), and given it the means are normal with covariance cofactors ⊗ Σ (Gelman et al., Bayesian Data Analysis, 3rd
+edition, §3.6).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweeper.model.shape import Shape
+from sweeper.stats.additive_fit import CONFIDENCE, AdditiveFit, Observation, fit, t_quantile
+from sweeper.values.records import Record
+
+Quantity = Literal["tokens", "train_flops", "train_seconds"]
+QUANTITIES: tuple[Quantity, ...] = ("tokens", "train_flops", "train_seconds")
+DRAWS = 1000
+MOST_AT_ONCE = 2_000_000
+"""Pairs × draws that are compared at a time."""
+END = 1.0
+"""The fraction of a trial's tokens at which it ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HorizonLoss:
+    """A config's mean cooled loss, in nats, at some length, with its 95% interval and its rank among the configs there.
+
+    `tokens` and `train_flops` as of a training of that length; `train_seconds` the mean over its `n` trials.
+    """
+
+    config_id: str
+    label: str
+    tokens: int
+    train_flops: int
+    train_seconds: float | None
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    rank: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """Config `a` has the lower loss here, `b` later: both differences, in nats, have 95% intervals without zero.
+
+    `before` and `after` are the loss of `b` less that of `a`, so that the first is above zero and the second below.
+    """
+
+    a: str
+    b: str
+    labels: tuple[str, str]
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far an order is that at a later length. `tau` is Kendall's τ-b with its 95% interval from joint draws.
+
+    Of all `pairs` of configs, `reversed` are the other way round there by their means, and `flips` beyond noise.
+    """
+
+    tau: float | None
+    low: float | None
+    high: float | None
+    pairs: int
+    reversed: int
+    flips: tuple[Flip, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Horizon:
+    """The configs' losses at a `fraction` of their tokens, lowest first; `agreement` with the order at the end."""
+
+    fraction: float
+    losses: tuple[HorizonLoss, ...]
+    agreement: Agreement | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EqualLosses:
+    """By config id the loss at `at` of a quantity, between its own cooled losses; None where these don't reach it."""
+
+    quantity: Quantity
+    at: float
+    losses: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Horizons:
+    """What branches say on one kind of device. `horizons` ascend to the end, which is the last.
+
+    `equal` has, of each quantity, what all configs had reached at each horizon. Of `trials` trials `without` lack
+    some of the branches that others have.
+    """
+
+    horizons: tuple[Horizon, ...]
+    equal: tuple[EqualLosses, ...]
+    trials: int
+    without: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldForLonger:
+    """What follow-ups say: the losses of the configs that were trained longer, `before` and `after`, lowest first.
+
+    `before` are those of the same seeds, where the study trained more.
+    Ids and labels are those of the study's own configs; `agreement` of the first order with the second.
+    """
+
+    before: tuple[HorizonLoss, ...]
+    after: tuple[HorizonLoss, ...]
+    agreement: Agreement | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cooled:
+    """One trial's cooled loss at one length."""
+
+    config_id: str
+    seed: int
+    loss: float
+    tokens: int
+    train_flops: int
+    train_seconds: float | None
+
+
+def horizons(finals: Sequence[Record], labels: Mapping[str, str]) -> Horizons | None:
+    """Of trials that ended ok and may be pooled; None where none of them has a branch.
+
+    `labels` by config id: trials of other configs are left out.
+    """
+    finals = [record for record in finals if record["config_id"] in labels]
+    taken = {END: [_end(record) for record in finals]}
+    for record in finals:
+        for branch in record.get("branches", ()):
+            if branch["val_loss"] is not None:
+                taken.setdefault(branch["fraction"], []).append(_branch(record, branch))
+    fractions = sorted(taken)
+    if len(fractions) == 1:
+        return None
+    found = [_horizon(fraction, taken, labels) for fraction in fractions]
+    asked = set(fractions) - {END}
+    have = [{branch["fraction"] for branch in record.get("branches", ())} for record in finals]
+    return Horizons(
+        horizons=tuple(found),
+        equal=tuple(_equal(found)),
+        trials=len(finals),
+        without=sum(not asked <= own for own in have),
+    )
+
+
+def held_for_longer(
+    before: Sequence[Record], after: Sequence[Record], originals: Mapping[str, str], labels: Mapping[str, str]
+) -> HeldForLonger | None:
+    """Of trials of the study and of follow-ups, whose config ids `originals` takes to the study's; None without any."""
+    longer = [replace(_end(record), config_id=originals[record["config_id"]]) for record in after]
+    longer = [one for one in longer if one.config_id in labels]
+    both = {(one.config_id, one.seed) for one in longer}
+    own = [_end(record) for record in before if (record["config_id"], record["seed"]) in both]
+    if not longer:
+        return None
+    return HeldForLonger(
+        before=tuple(horizon_losses(own, labels)),
+        after=tuple(horizon_losses(longer, labels)),
+        agreement=_agreement_of_trials(own, longer, labels),
+    )
+
+
+def _end(record: Record) -> _Cooled:
+    return _cooled(record, record["val_loss"], record["tokens"], record["seconds"].get("train"))
+
+
+def _branch(record: Record, branch: Mapping[str, Any]) -> _Cooled:
+    return _cooled(record, branch["val_loss"], branch["tokens"], branch["train_seconds"])
+
+
+def _cooled(record: Record, loss: float, tokens: int, train_seconds: float | None) -> _Cooled:
+    per_token = Shape(**record["shape"]).train_flops_per_token(record["recipe"]["seq_len"])
+    return _Cooled(
+        config_id=record["config_id"],
+        seed=record["seed"],
+        loss=float(loss),
+        tokens=tokens,
+        train_flops=tokens * per_token,
+        train_seconds=train_seconds,
+    )
+
+
+def _horizon(fraction: float, taken: Mapping[float, Sequence[_Cooled]], labels: Mapping[str, str]) -> Horizon:
+    here, end = taken[fraction], taken[END]
+    return Horizon(
+        fraction=fraction,
+        losses=tuple(horizon_losses(here, labels)),
+        agreement=None if fraction == END else _agreement_of_trials(here, end, labels),
+    )
+
+
+def horizon_losses(cooled: Sequence[_Cooled], labels: Mapping[str, str]) -> list[HorizonLoss]:
+    """Each config's at one length, lowest first."""
+    fitted = _fit(cooled)
+    own = {config_id: [one for one in cooled if one.config_id == config_id] for config_id in fitted.treatments}
+    means = {config_id: fitted.mean(config_id) for config_id in own}
+    losses = []
+    for config_id in sorted(own, key=lambda config_id: means[config_id].value):
+        seconds = [one.train_seconds for one in own[config_id] if one.train_seconds is not None]
+        mean, any_one = means[config_id], own[config_id][0]
+        losses.append(
+            HorizonLoss(
+                config_id=config_id,
+                label=labels[config_id],
+                tokens=any_one.tokens,
+                train_flops=any_one.train_flops,
+                train_seconds=sum(seconds) / len(seconds) if seconds else None,
+                mean=mean.value,
+                low=mean.low,
+                high=mean.high,
+                n=len(own[config_id]),
+                rank=1 + sum(other.value < mean.value for other in means.values()),
+            )
+        )
+    return losses
+
+
+def _fit(cooled: Sequence[_Cooled]) -> AdditiveFit:
+    return fit([Observation(treatment=one.config_id, block=f"seed {one.seed}", value=one.loss) for one in cooled])
+
+
+def _agreement_of_trials(
+    before: Sequence[_Cooled], after: Sequence[_Cooled], labels: Mapping[str, str]
+) -> Agreement | None:
+    """Of two lengths of the same trials, of those that have both; None with fewer than two configs."""
+    later = {(one.config_id, one.seed): one for one in after}
+    pairs = [(one, later[one.config_id, one.seed]) for one in before if (one.config_id, one.seed) in later]
+    first, second = _fit([one for one, _ in pairs]), _fit([other for _, other in pairs])
+    if len(first.treatments) < 2:
+        return None
+    both = fit(
+        [
+            Observation(treatment=one.config_id, block=f"seed {one.seed}", value=one.loss + other.loss)
+            for one, other in pairs
+        ]
+    )
+    return agreement(first, second, labels, drawn=_drawn_together(first, second, both))
+
+
+def agreement(
+    before: AdditiveFit,
+    after: AdditiveFit,
+    labels: Mapping[str, str],
+    *,
+    drawn: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+) -> Agreement:
+    """Of two fits with the same treatments in the same order; `drawn` are (draws, treatments) of the means of each."""
+    n = len(before.treatments)
+    first, second = np.triu_indices(n, k=1)
+    gaps = [one.means[second] - one.means[first] for one in (before, after)]
+    resolved = [_resolved(one, gap, first, second) for one, gap in zip((before, after), gaps, strict=True)]
+    turned = gaps[0] * gaps[1] < 0
+    flips = []
+    for place in np.flatnonzero(turned & resolved[0] & resolved[1]):
+        i, j, sign = int(first[place]), int(second[place]), 1.0
+        if gaps[0][place] < 0:
+            i, j, sign = j, i, -1.0
+        a, b = before.treatments[i], before.treatments[j]
+        flips.append(
+            Flip(
+                a=a,
+                b=b,
+                labels=(labels[a], labels[b]),
+                before=sign * float(gaps[0][place]),
+                after=sign * float(gaps[1][place]),
+            )
+        )
+    low, high = _interval(drawn)
+    return Agreement(
+        tau=_tau(before.means, after.means),
+        low=low,
+        high=high,
+        pairs=len(turned),
+        reversed=int(turned.sum()),
+        flips=tuple(sorted(flips, key=lambda flip: min(-flip.before, flip.after))),
+    )
+
+
+def _resolved(
+    one: AdditiveFit, gap: NDArray[np.float64], first: NDArray[np.int64], second: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Of which pairs the 95% interval of the difference leaves out zero; of none without an estimate of the noise."""
+    if one.variance is None:
+        return np.zeros(len(gap), dtype=bool)
+    own = np.diag(one.cofactors)
+    cofactor = own[first] + own[second] - 2 * one.cofactors[first, second]
+    half = t_quantile(0.5 + CONFIDENCE / 2, one.degrees_of_freedom) * np.sqrt(one.variance * np.maximum(cofactor, 0))
+    return np.abs(gap) > half
+
+
+def _tau(before: NDArray[np.float64], after: NDArray[np.float64]) -> float | None:
+    from scipy.stats import kendalltau
+
+    tau = float(kendalltau(before, after).statistic)
+    return tau if math.isfinite(tau) else None
+
+
+def _interval(drawn: tuple[NDArray[np.float64], NDArray[np.float64]] | None) -> tuple[float | None, float | None]:
+    if drawn is None:
+        return None, None
+    low, high = np.quantile(drawn_taus(*drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def drawn_taus(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(draws,): τ of each draw, (draws, configs) each. Draws have no ties, so that it's concordant less discordant."""
+    first, second = np.triu_indices(before.shape[1], k=1)
+    at_once = max(1, MOST_AT_ONCE // len(first))
+    taus = np.empty(len(before))
+    for start in range(0, len(before), at_once):
+        part = slice(start, start + at_once)
+        rising = [one[part, first] < one[part, second] for one in (before, after)]
+        taus[part] = 2 * (rising[0] == rising[1]).mean(axis=1) - 1
+    return taus
+
+
+def _drawn_together(
+    first: AdditiveFit, second: AdditiveFit, both: AdditiveFit, *, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Draws of the means of two fits of the same trials; `both` is the fit of the sums of their values.
+
+    None with fewer than two degrees of freedom.
+    """
+    df = first.degrees_of_freedom
+    if df < 2 or first.variance is None or second.variance is None or both.variance is None:
+        return None
+    from scipy.stats import invwishart
+
+    shared = (both.variance - first.variance - second.variance) / 2
+    scale = df * np.array([[first.variance, shared], [shared, second.variance]])
+    scale += np.eye(2) * max(1e-9 * float(np.trace(scale)), 1e-18)
+    source = np.random.default_rng(seed)
+    covariances = invwishart.rvs(df=df, scale=scale, size=DRAWS, random_state=source)
+    values, vectors = np.linalg.eigh((first.cofactors + first.cofactors.T) / 2)
+    root = vectors * np.sqrt(np.clip(values, 0.0, None))
+    noise = root @ source.standard_normal((DRAWS, len(values), 2)) @ np.linalg.cholesky(covariances).transpose(0, 2, 1)
+    return first.means + noise[:, :, 0], second.means + noise[:, :, 1]
+
+
+def _equal(found: Sequence[Horizon]) -> list[EqualLosses]:
+    """Of each quantity, at what all configs had spent by each horizon."""
+    courses: dict[str, list[HorizonLoss]] = {}
+    for horizon in found:
+        for one in horizon.losses:
+            courses.setdefault(one.config_id, []).append(one)
+    made = []
+    for quantity in QUANTITIES:
+        course = {
+            config_id: [(spent, one.mean) for one in own if (spent := getattr(one, quantity)) is not None]
+            for config_id, own in courses.items()
+        }
+        budgets = [
+            min(spent for one in horizon.losses if (spent := getattr(one, quantity)) is not None)
+            for horizon in found
+            if any(getattr(one, quantity) is not None for one in horizon.losses)
+        ]
+        for at in sorted(set(budgets)):
+            losses = {config_id: interpolated(own, at) for config_id, own in course.items()}
+            made.append(EqualLosses(quantity=quantity, at=at, losses=losses))
+    return made
+
+
+def interpolated(course: Sequence[tuple[float, float]], at: float) -> float | None:
+    """The loss at `at` along straight lines through (spent, loss) in log–log; None outside, never extrapolated."""
+    known = sorted(course)
+    if not known or not known[0][0] <= at <= known[-1][0]:
+        return None
+    logs = np.log(np.array(known))
+    return float(np.exp(np.interp(math.log(at), logs[:, 0], logs[:, 1])))

@@ -1,0 +1,142 @@
+"""Doubts about how a trial came to be run: in which precision, on a device in which state, at whose learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sweeper.measurements.measured import Measured, resolution
+from sweeper.values.labels import listed
+from sweeper.values.records import Config, Record
+
+POWER_CAP = "power cap"
+"""The name that `sweeper.runners.device.device_state` gives the commonest reason to slow down."""
+BUSY = 0.9
+"""The share of the time from which a GPU counts as busy all along."""
+
+
+def precision_doubts(m: Measured, names: Mapping[str, str]) -> list[str]:
+    """Where bf16 stands in for FP8, trials of a config differ in how they came to be run, or nothing is in FP8."""
+    return [*_retried(m, names), *_apart(m, names), *_at_several_micro_batches(m, names), *_nothing_converted(m)]
+
+
+def _retried(m: Measured, names: Mapping[str, str]) -> list[str]:
+    retried = [r for r in m.finals if r["recipe"]["precision"] == "fp8" and resolution(r).precision == "bf16"]
+    if not retried:
+        return []
+    return [
+        f"FP8 gave no finite loss in {len(retried)} of {len(m.finals)} trials ({_named(retried, names)}), which were "
+        "trained in bf16: loss and speed there are bf16's. A lower learning rate may train them in FP8."
+    ]
+
+
+def _apart(m: Measured, names: Mapping[str, str]) -> list[str]:
+    if not m.apart:
+        return []
+    precisions = {r["config_id"]: resolution(r).precision or r["recipe"]["precision"] for r in m.finals}
+    by_precision = [r for r in m.apart if _precision(r) != precisions.get(r["config_id"], _precision(r))]
+    by_steps = [r for r in m.apart if not any(r is one for one in by_precision)]
+    doubts = []
+    if by_precision:
+        doubts.append(
+            f"{_trials(by_precision)} of {_named(by_precision, names)} computed in another precision than the others "
+            f"of the config ({listed(sorted({_precision(r) for r in by_precision}))}, as after a NaN under FP8) and "
+            "aren't pooled with them. `precision: bf16` trains all alike."
+        )
+    if by_steps:
+        doubts.append(
+            f"{_trials(by_steps)} of {_named(by_steps, names)} had other steps than the others of the config, as their "
+            "minutes were resolved from another speed, and aren't pooled with them. `sweeper run --fresh` trains all "
+            "alike."
+        )
+    return doubts
+
+
+def _precision(record: Record) -> str:
+    return resolution(record).precision or str(record["recipe"]["precision"])
+
+
+def _trials(records: Sequence[Record]) -> str:
+    return "1 trial" if len(records) == 1 else f"{len(records)} trials"
+
+
+def _named(records: Sequence[Record], names: Mapping[str, str]) -> str:
+    return listed(list(dict.fromkeys(names.get(r["config_id"], r["config_id"]) for r in records)))
+
+
+def _at_several_micro_batches(m: Measured, names: Mapping[str, str]) -> list[str]:
+    """Configs in FP8 whose trials had different micro-batches, over which FP8's scales span."""
+    sizes: dict[str, set[int]] = {}
+    reports = [(r, r["environment"].get("precision") or {}) for r in m.trials]
+    in_fp8 = [r for r, report in reports if report.get("name") == "fp8" and report.get("converted")]
+    for record in in_fp8:
+        sizes.setdefault(record["config_id"], set()).add(record["execution"]["batch_size"])
+    several = [r for r in in_fp8 if len(sizes[r["config_id"]]) > 1]
+    if not several:
+        return []
+    found = sorted(set().union(*(sizes[r["config_id"]] for r in several)))
+    return [
+        f"{_trials(several)} of {_named(several, names)} computed in FP8 at different micro-batches "
+        f"({listed(list(map(str, found)))}): a scale spans the micro-batch there, so their losses differ slightly by "
+        "that too. One `batch_size` trains all alike."
+    ]
+
+
+def _nothing_converted(m: Measured) -> list[str]:
+    reports = [r["environment"].get("precision") or {} for r in m.finals]
+    bare = [one for one in reports if one.get("name") == "fp8" and one.get("total") and one.get("converted") == 0]
+    if not bare:
+        return []
+    why = next((str(one["kept_out"][0]) for one in bare if one.get("kept_out")), "")
+    return [
+        f"{len(bare)} of {len(m.finals)} trials were to compute in FP8 and had no matmul converted"
+        f"{f' ({why})' if why else ''}: they computed in bf16. `fp8_filter: none` converts all that is aligned."
+    ]
+
+
+def device_state_doubts(records: Sequence[Record]) -> list[str]:
+    """Where a device was shared with other processes, or slowed itself down, while it was timed."""
+    states = [r["environment"].get("device_state") or {} for r in records if r.get("environment")]
+    shared = [state["other_processes"] for state in states if state.get("other_processes")]
+    reasons = [set(state.get("throttle_reasons") or ()) for state in states]
+    # At its power cap a device is as it should be under load, as long as that goes for all.
+    usual = {POWER_CAP} if reasons and all(POWER_CAP in some for some in reasons) else set()
+    throttled = [some - usual for some in reasons if some - usual]
+    doubts = []
+    if shared:
+        doubts.append(
+            f"{len(shared)} of {len(records)} jobs were timed on a device that other processes used (up to "
+            f"{max(shared)} of them): their speed is a lower bound. Measure on a device of its own."
+        )
+    if throttled:
+        doubts.append(
+            f"The device slowed itself down in {len(throttled)} of {len(records)} jobs "
+            f"({listed(sorted(set().union(*throttled)))}): compare speeds measured cool, or at fixed clocks."
+        )
+    return doubts
+
+
+def launch_bound_doubts(records: Sequence[Record]) -> list[str]:
+    """Where a GPU waited for the CPU to launch its kernels, so that a speed says more of that than of the card."""
+    known = [share for r in records if (share := (r.get("speed") or {}).get("busy")) is not None]
+    waiting = [share for share in known if share < BUSY]
+    if not waiting:
+        return []
+    return [
+        f"The GPU waited for kernels to be launched in {len(waiting)} of {len(known)} jobs (busy {min(waiting):.0%} of "
+        "the time at the least): their speeds are bound by launches, which costs deep and narrow shapes more than the "
+        "card does. A larger `batch_size` keeps it busy."
+    ]
+
+
+def unscaled_doubts(configs: Sequence[Config]) -> list[str]:
+    """Where one learning rate serves several shapes without being scaled: AdamW, the standard parametrization."""
+    unscaled = [c for c in configs if c.recipe.optimizer.name == "adamw" and c.recipe.optimizer.base is None]
+    depths = len({config.shape.n_layers for config in unscaled})
+    widths = len({config.shape.d_model for config in unscaled})
+    over = [f"{n} {what}" for n, what in ((widths, "widths"), (depths, "depths")) if n > 1]
+    if not over:
+        return []
+    return [
+        f"One learning rate serves {' and '.join(over)}: in part it's the rate that is ranked. `parametrization: "
+        "completep` scales it with the shape; `optimizer.lr` as an axis tries several."
+    ]

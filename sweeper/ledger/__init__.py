@@ -1,0 +1,1 @@
+"""The ledger: its file, its lines, and how several become one."""

@@ -1,0 +1,1 @@
+"""What to train, for each use, under limits."""

@@ -1,0 +1,200 @@
+"""Points and trials as rows of the page's tables, and what its script is told of points and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sweeper.measurements.measured import memory_of_record
+from sweeper.measurements.utilization import of_own_seconds, own_seconds
+from sweeper.report.page import curves
+from sweeper.report.page.page_tables import Cell, Column, cells, column, with_anything
+from sweeper.report.tables import loss_interval, percent, speed_interval
+from sweeper.report.text import OBJECTIVES, further_objectives, objective_cell, resolved_text, standing_cell
+from sweeper.values.labels import duration, gibibytes, labels, short
+from sweeper.values.records import Record
+
+if TYPE_CHECKING:
+    from sweeper.frontier.frontiers import DeviceFrontier, Frontier
+    from sweeper.frontier.points import Estimate, Point
+
+
+def _speed(name: str) -> Callable[[Record], Any]:
+    return lambda record: (record.get("speed") or {}).get(name)
+
+
+def _status(record: Record) -> str:
+    return str(record["status"] if record["type"] == "final" else "failed").replace("_", " ")
+
+
+def _notes(record: Record) -> str | None:
+    return record.get("error") or "; ".join(record.get("notes") or ()) or None
+
+
+COLUMNS = (
+    column("seed", lambda record: record["seed"], kept=True),
+    column("status", _status, numbers=False, kept=True),
+    column("loss", lambda record: record.get("val_loss"), "{:.4f}".format, kept=True),
+    column("bits/byte", lambda record: record.get("val_bpb"), "{:.4f}".format),
+    column("tokens/s", _speed("tokens_per_s"), short, kept=True),
+    column("TFLOP/s", _speed("tflops_per_s"), "{:.3g}".format),
+    column("MFU", _speed("mfu"), "{:.1%}".format, hint="of the device's dense bf16 peak"),
+    column("GPU busy", _speed("busy"), "{:.0%}".format, hint="the share of the timed steps in which a kernel ran"),
+    column("tokens", lambda record: record.get("tokens"), short),
+    column("time", lambda record: own_seconds(record.get("seconds") or {}) or None, duration),
+    column(
+        "useful",
+        lambda record: of_own_seconds(record.get("seconds") or {}),
+        "{:.0%}".format,
+        hint="of the trial's own time: its steps and its evaluation",
+    ),
+    column("memory", memory_of_record, gibibytes),
+    column("notes", _notes, numbers=False, missing=""),
+)
+"""Of the trials' table, all but the config, which comes first, and where there are several the device."""
+DEVICE = column("device", lambda record: str(record.get("device") or "") or None, numbers=False)
+
+
+def config_names(found: Frontier, plan: Mapping[str, Any]) -> dict[str, str]:
+    """The label of each planned config by its id: that of its point where it has one of its own.
+
+    In the order of the plan, which lists so many at most; then those with a point that it doesn't list.
+    """
+    configs = plan["configs"]
+    names = dict(zip([config["config_id"] for config in configs], labels(configs), strict=True))
+    points = [point for one in found.frontiers for point in one.points]
+    own = {point.config_id: point.label for point in points if point.point_id == point.config_id}
+    return names | {point.config_id: point.label for point in points if point.config_id not in names} | own
+
+
+def longer_names(found: Frontier, names: Mapping[str, str]) -> dict[str, str]:
+    """The labels of what is trained longer of those configs that have one of `names`, by its own config id."""
+    return {i: f"{names[own]}, for longer" for i, own in found.follow_ups.items() if own in names}
+
+
+def planned_outcomes(names: Mapping[str, str], most_seeds: int, records: Sequence[Record]) -> list[Record]:
+    """Of each trial that the study asks for now, the last outcome on each kind of device; without any, its failure.
+
+    In the order of `names`, of the planned configs, and by seed.
+    """
+    places = {config_id: place for place, config_id in enumerate(names)}
+    asked = [r for r in records if "trial_id" in r and r["config_id"] in places and r["type"] in ("final", "failed")]
+    asked = [r for r in asked if r["seed"] < most_seeds]
+    finals = {(r["trial_id"], str(r.get("device"))): r for r in asked if r["type"] == "final"}
+    done = {trial_id for trial_id, _ in finals}
+    failed = {r["trial_id"]: r for r in asked if r["trial_id"] not in done}
+    return sorted((*finals.values(), *failed.values()), key=lambda r: (places[r["config_id"]], r["seed"]))
+
+
+def trial_table(outcomes: Sequence[Record], names: Mapping[str, str]) -> dict[str, Any]:
+    """`{"columns", "rows"}`: columns that have something to say, and a row per outcome in the order of `outcomes`."""
+    several = len({str(record.get("device")) for record in outcomes if record["type"] == "final"}) > 1
+    columns = with_anything((DEVICE, *COLUMNS) if several else COLUMNS, outcomes)
+    places = {config_id: i for i, config_id in enumerate(names)}
+    rows: list[dict[str, Any]] = []
+    for record in outcomes:
+        config_id = record["config_id"]
+        is_first = not rows or rows[-1]["config_id"] != config_id
+        rows.append(
+            {
+                "id": row_id(config_id) if is_first else f"t-{len(rows)}",
+                "config_id": config_id,
+                "label": names[config_id],
+                "place": places[config_id],
+                "seed": record["seed"],
+                "name": f"seed {record['seed']}{', ' + str(record.get('device')) if several else ''}",
+                "trial_id": record["trial_id"],
+                "cells": cells(columns, record),
+            }
+        )
+    return {"columns": columns, "rows": rows}
+
+
+def row_id(config_id: str) -> str:
+    """The page's id of the config's first trial."""
+    return f"c-{config_id}"
+
+
+def _estimate(name: str, text: Callable[[Estimate], str]) -> Callable[[Point], Cell]:
+    return lambda point: (point.objectives[name].mean, text(point.objectives[name]))
+
+
+POINT_COLUMNS = (
+    column("P(frontier)", lambda point: point.p_frontier, "{:.0%}".format,
+           hint="in what share of joint draws of the true means no other is as good in all and better in one"),
+    column("seeds", lambda point: point.objectives["val_loss"].n),
+    column("resolved", lambda point: resolved_text(point.resolved) or None, numbers=False),
+    column("params", lambda point: point.params["total"], short),
+    column("trunk", lambda point: point.params["trunk"], short),
+    column("off target", lambda point: point.off_target, percent),
+    column("layers", lambda point: point.shape["n_layers"]),
+    column("width", lambda point: point.shape["d_model"]),
+    column("FFN", lambda point: point.shape["ffn_hidden"]),
+)  # fmt: skip
+"""Of the points' table, what comes after the config, its objectives and its standing."""
+
+
+def point_table(one: DeviceFrontier) -> dict[str, Any]:
+    """`{"columns", "rows"}`: a row per point, in their order."""
+    further = [
+        Column(header=OBJECTIVES[name], cell=_estimate(name, partial(_objective_text, name)))
+        for name in further_objectives(one)
+    ]
+    columns = with_anything(
+        (
+            Column(header="loss, nats/token", cell=_estimate("val_loss", loss_interval)),
+            Column(header="tokens/s", cell=_estimate("tokens_per_s", speed_interval)),
+            *further,
+            column("standing", lambda point: standing_cell(point.standing, point.tied_in), numbers=False),
+            *POINT_COLUMNS,
+        ),
+        one.points,
+    )
+    return {"columns": columns, "rows": [{"point": point, "cells": cells(columns, point)} for point in one.points]}
+
+
+def _objective_text(name: str, estimate: Estimate) -> str:
+    return objective_cell(name, estimate.mean)
+
+
+def script_data(found: Frontier, outcomes: Sequence[Record], names: Mapping[str, str]) -> dict[str, Any]:
+    """What the page's script is told: `points` by "panel-index" with their cards, the curves (none: `{}`), and which
+    config's are shown `first`.
+
+    All texts are ready to be shown: the script formats no number.
+    """
+    points = {
+        f"{panel}-{i}": {"title": point.label, "rows": _card(point, further_objectives(one))}
+        for panel, one in enumerate(found.frontiers)
+        for i, point in enumerate(one.points)
+    }
+    finals = curves.with_curves(outcomes)
+    scale = curves.scale_of(finals)
+    if scale is None:
+        return {"points": points, "curves": {}}
+    drawn = curves.curve_data(finals, names, scale)
+    return {"points": points, "first": _best(found, drawn["curves"]), **drawn}
+
+
+def _best(found: Frontier, drawn: Mapping[str, Any]) -> str:
+    """The config whose curves are shown first: of those with any, the one of the lowest loss."""
+    losses = {p.config_id: p.objectives["val_loss"].mean for one in found.frontiers for p in one.points}
+    return min(drawn, key=lambda config_id: losses.get(config_id, float("inf")))
+
+
+def _card(point: Point, further: Sequence[str]) -> list[tuple[str, str]]:
+    loss, speed = point.objectives["val_loss"], point.objectives["tokens_per_s"]
+    chance, seeds = point.p_frontier, [str(sample.seed) for sample in point.samples]
+    rows = [
+        ("loss", f"{loss_interval(loss)} nats/token"),
+        ("speed", f"{speed_interval(speed)} tokens/s"),
+        *((OBJECTIVES[name], objective_cell(name, point.objectives[name].mean)) for name in further),
+        ("parameters", short(point.params["total"])),
+        ("off target", percent(point.off_target) if point.off_target is not None else ""),
+        ("standing", standing_cell(point.standing, point.tied_in)),
+        ("P(on frontier)", "" if chance is None else f"{chance:.0%}"),
+        ("seeds", f"{len(seeds)}" if len(seeds) > 8 else ", ".join(seeds)),
+        ("resolved", resolved_text(point.resolved)),
+    ]
+    return [(name, text) for name, text in rows if text]

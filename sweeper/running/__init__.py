@@ -1,0 +1,1 @@
+"""One study under way: plan, ledger, Driver and progress put together."""

@@ -1,0 +1,1 @@
+"""The ledger projected into MLflow's store, and into Optuna's."""

@@ -1,0 +1,1 @@
+"""What all rooms speak of: records and ids, errors, machines, folders, words for numbers. Stdlib only."""

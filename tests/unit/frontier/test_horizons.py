@@ -1,0 +1,231 @@
+"""What branches say: orders against scipy, intervals against a known truth, equal amounts against a power law."""
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy.stats import kendalltau
+
+from sweeper.frontier.answer import answer
+from sweeper.frontier.frontiers import frontier
+from sweeper.frontier.horizons import drawn_taus, held_for_longer, horizons, interpolated
+from sweeper.report.frontier_json import frontier_json
+from sweeper.report.page.html import render
+from sweeper.report.tables import summary
+from tests.unit.frontier_fakes import OBJECTIVES, config, final, plan
+
+DEPTHS = ((1, 1360), (2, 624), (3, 384), (4, 272), (6, 144), (8, 80))
+POINTS = plan([config(n, f) for n, f in DEPTHS])
+LABELS = {point.config.config_id: f"L{point.config.shape.n_layers}" for point in POINTS}
+AT = (0.25, 0.5)
+STEPS, PER_STEP = 488, 1024
+
+
+def ledger(losses, *, seeds=3, noise=0.0, rng=0, points=POINTS, seconds=lambda n, fraction: 20.0 * n * fraction):
+    """Records of trials whose cooled losses at 25%, 50% and the end are `losses` [lengths, configs], and noise.
+
+    A trial's noise is in common to its branches, but for a third; a seed shifts all alike at each length.
+    """
+    draw = np.random.default_rng(rng)
+    records = []
+    for seed in range(seeds):
+        shift = draw.normal(0, 0.05, 3)
+        for place, point in enumerate(points):
+            own = draw.normal(0, noise) + draw.normal(0, noise / 3, 3) + shift + losses[:, place]
+            n = point.config.shape.n_layers
+            made = final(point, seed, float(own[2]))
+            made["seconds"] = {**made["seconds"], "train": seconds(n, 1.0)}
+            made["branches"] = [
+                {
+                    "fraction": fraction, "tokens": round(fraction * STEPS) * PER_STEP, "val_loss": float(loss),
+                    "val_bpb": None, "train_seconds": seconds(n, fraction),
+                }
+                for fraction, loss in zip(AT, own, strict=False)
+            ]  # fmt: skip
+            records.append(made)
+    return records
+
+
+CROSSING = np.array(
+    [[2.50, 2.40, 2.42, 2.44, 2.60, 2.70], [2.20, 2.12, 2.10, 2.11, 2.15, 2.30], [2.00, 1.90, 1.88, 1.86, 1.80, 1.95]]
+)
+
+
+def test_orders_agree_as_scipys_kendall_says():
+    found = horizons(ledger(CROSSING), LABELS)
+    assert [one.fraction for one in found.horizons] == [0.25, 0.5, 1.0]
+    for place, horizon in enumerate(found.horizons[:2]):
+        assert horizon.agreement.tau == pytest.approx(kendalltau(CROSSING[place], CROSSING[2]).statistic)
+        assert horizon.agreement.low <= horizon.agreement.tau + 1e-9
+        assert horizon.agreement.pairs == 15
+    assert found.horizons[-1].agreement is None
+    ranks = {one.label: one.rank for one in found.horizons[-1].losses}
+    assert ranks == {"L6": 1, "L4": 2, "L3": 3, "L2": 4, "L8": 5, "L1": 6}
+
+
+def test_flips_are_the_pairs_that_change_places_beyond_noise_and_no_others():
+    quiet = horizons(ledger(CROSSING, noise=0.001), LABELS).horizons[0].agreement
+    gaps = [
+        (CROSSING[0, j] - CROSSING[0, i], CROSSING[2, j] - CROSSING[2, i]) for i in range(6) for j in range(i + 1, 6)
+    ]
+    turned = sum(a * b < 0 for a, b in gaps)
+    assert len(quiet.flips) == quiet.reversed == turned == 8
+    for flip in quiet.flips:
+        assert flip.before > 0 > flip.after
+    backwards = horizons(ledger(CROSSING, noise=0.001)[::-1], LABELS).horizons[0].agreement
+    assert {(f.labels, round(f.before, 6), round(f.after, 6)) for f in backwards.flips} == {
+        (f.labels, round(f.before, 6), round(f.after, 6)) for f in quiet.flips
+    }
+    assert quiet.flips[0].labels in {("L1", "L6"), ("L2", "L6")}
+    loud = horizons(ledger(CROSSING, noise=0.5), LABELS).horizons[0].agreement
+    assert loud.flips == ()
+
+
+def test_of_one_seed_there_is_an_order_and_no_interval():
+    one = horizons(ledger(CROSSING, seeds=1), LABELS).horizons[0].agreement
+    assert one.tau == pytest.approx(kendalltau(CROSSING[0], CROSSING[2]).statistic)
+    assert (one.low, one.high, one.flips) == (None, None, ())
+
+
+def test_intervals_of_tau_hold_the_truth_as_often_as_they_say():
+    draw, held = np.random.default_rng(5), 0
+    for world in range(60):
+        before = draw.normal(0, 0.03, 6)
+        losses = 2 + np.array([before, before, 0.7 * before + draw.normal(0, 0.02, 6)])
+        one = horizons(ledger(losses, noise=0.02, rng=world), LABELS).horizons[0].agreement
+        held += one.low - 1e-9 <= kendalltau(losses[0], losses[2]).statistic <= one.high + 1e-9
+    assert held >= 54
+
+
+def test_noise_that_a_trial_shares_with_its_branch_narrows_the_interval():
+    """The same values, once with seeds of the branches shuffled: what was in common counts as noise then."""
+    records = ledger(np.vstack([CROSSING[2]] * 3), noise=0.03, rng=2)
+    shared = horizons(records, LABELS).horizons[0].agreement
+    shuffled = [dict(record) for record in records]
+    n = len(POINTS)
+    for place, record in enumerate(shuffled):
+        record["branches"] = records[(place + n) % len(records)]["branches"]
+    apart = horizons(shuffled, LABELS).horizons[0].agreement
+    assert shared.low > apart.low
+
+
+def test_taus_of_draws_are_scipys():
+    draw = np.random.default_rng(0)
+    one, other = draw.normal(size=(20, 7)), draw.normal(size=(20, 7))
+    expected = [kendalltau(a, b).statistic for a, b in zip(one, other, strict=True)]
+    assert drawn_taus(one, other) == pytest.approx(expected)
+
+
+def test_losses_at_equal_amounts_lie_on_a_power_law_where_all_do():
+    """loss = 10·seconds^−0.1 for every config: at equal time all are equal, however fast they are."""
+    seconds = np.array([[20.0 * n * fraction for n, _ in DEPTHS] for fraction in (0.25, 0.5, 1.0)])
+    losses = 10 * seconds**-0.1
+    records = ledger(losses, seeds=1)
+    shift = np.random.default_rng(0).normal(0, 0.05, 3)
+    for record in records:
+        record["val_loss"] -= shift[2]
+        for place, branch in enumerate(record["branches"]):
+            branch["val_loss"] -= shift[place]
+    found = horizons(records, LABELS)
+    for one in found.equal:
+        if one.quantity == "train_seconds":
+            known = [loss for loss in one.losses.values() if loss is not None]
+            assert known == pytest.approx([10 * one.at**-0.1] * len(known))
+    by_time = {one.at: one.losses for one in found.equal if one.quantity == "train_seconds"}
+    assert sorted(by_time) == [5.0, 10.0, 20.0]
+    of_depth = {label: config_id for config_id, label in LABELS.items()}
+    assert by_time[5.0][of_depth["L8"]] is None, "its first branch comes at 40 s"
+    assert by_time[20.0][of_depth["L4"]] is not None
+    tokens = [one for one in found.equal if one.quantity == "tokens"]
+    assert [one.at for one in tokens] == [122 * 1024, 244 * 1024, 488 * 1024]
+    assert all(loss is not None for one in tokens for loss in one.losses.values())
+    flops = [one for one in found.equal if one.quantity == "train_flops"]
+    slowest = min(p.config.shape.train_flops_per_token(256) for p in POINTS)
+    assert [one.at for one in flops] == [slowest * one.at for one in tokens]
+
+
+def test_nothing_is_extrapolated():
+    course = [(1.0, 4.0), (4.0, 2.0)]
+    assert interpolated(course, 2.0) == pytest.approx(8**0.5)
+    assert interpolated(course, 4.0) == pytest.approx(2.0)
+    assert interpolated(course, 0.99) is None
+    assert interpolated(course, 4.01) is None
+    assert interpolated([], 1.0) is None
+
+
+def test_trials_without_a_branch_are_counted_and_a_lost_loss_is_no_loss():
+    records = ledger(CROSSING)
+    for record in records[:2]:
+        record["branches"] = record["branches"][:1]
+    records[3]["branches"][1]["val_loss"] = None
+    found = horizons(records, LABELS)
+    assert (found.trials, found.without) == (18, 2)
+    assert sum(one.n for one in found.horizons[1].losses) == 15
+    assert sum(one.n for one in found.horizons[2].losses) == 18
+    assert horizons([{**record, "branches": []} for record in records], LABELS) is None
+
+
+def study(records, points=POINTS, **options):
+    return frontier(records, study="s", profile="full", planned=points, objectives=OBJECTIVES, **options)
+
+
+def page(found, records):
+    totals = {"most_seeds": 3, "trials": 18, "configs": 6, "seeds": 3, "tokens": 1, "train_flops": 1, "seconds": 1.0}
+    planned = {"configs": [], "lattice": {"points": 6, "feasible": 6}, "totals": totals}
+    return render(found, plan_json=planned, study={"name": "s"}, records=records, command="x")
+
+
+def printed(found):
+    console = Console(width=140, file=io.StringIO())
+    console.print(summary(found))
+    return console.file.getvalue()
+
+
+def test_the_report_shows_them_everywhere():
+    records = ledger(CROSSING, noise=0.001)
+    found = study(records)
+    (plain,) = json.loads(json.dumps(frontier_json(found), allow_nan=False))["frontiers"]
+    assert [one["fraction"] for one in plain["horizons"]["horizons"]] == [0.25, 0.5, 1.0]
+    for text in (printed(found), page(found, records)):
+        assert "Would it hold for longer?" in text
+        assert "of the order at 25% of the tokens and that at the end is" in text
+        assert "8 of 15 pairs are the other way round at the end, 8 beyond noise" in " ".join(text.split())
+        assert "5 more such pairs are in frontier.json." in text
+    assert [line for line in page(found, records).splitlines() if line.startswith("<tr><td>L6 f144") and "± " in line]
+
+
+def test_without_branches_the_answer_says_for_how_long_it_holds():
+    records = [{**record, "branches": []} for record in ledger(CROSSING)]
+    bare = study(records)
+    assert bare.frontiers[0].horizons is None
+    assert "parameters, at 500k tokens (1.13–1.23 per parameter), " in answer(bare)[0]
+    assert "Would it hold" not in printed(bare) + page(bare, records)
+    assert "per parameter" not in answer(study(ledger(CROSSING)))[0]
+
+
+def test_a_study_that_asks_for_branches_has_trials_without_them_to_do():
+    records = ledger(CROSSING, seeds=1)
+    for record in records[:2]:
+        record["branches"] = []
+    asking = [replace(point, branch_at=AT) for point in POINTS]
+    assert study(records, seeds=1).to_do == 0
+    found = study(records, asking, seeds=1)
+    assert found.to_do == 2
+    assert len(found.frontiers[0].points) == 6, "what is known of them counts meanwhile"
+
+
+def test_what_was_trained_longer_is_laid_beside_the_same_seeds():
+    """The study's third seed turns the means of the two; those that were trained longer don't have it."""
+    study = [final(POINTS[0], s, 2.0 + 0.01 * s) for s in range(3)]
+    study += [final(POINTS[1], s, 2.1 + 0.01 * s - (s == 2)) for s in range(3)]
+    longer = [config(n, f, steps=4 * STEPS) for n, f in DEPTHS[:2]]
+    originals = {one.config_id: point.config.config_id for one, point in zip(longer, POINTS, strict=False)}
+    after = [final(point, s, 1.0 + n / 10 + 0.01 * s) for n, point in enumerate(plan(longer)) for s in range(2)]
+    found = held_for_longer(study, after, originals, LABELS)
+    assert [(one.label, one.rank, one.n) for one in found.before] == [("L1", 1, 2), ("L2", 2, 2)]
+    assert [one.mean for one in found.before] == pytest.approx([2.005, 2.105])
+    assert found.agreement.tau == 1
+    assert found.agreement.reversed == 0
