@@ -19,7 +19,7 @@ class Asked(Protocol):
 
     @property
     def kinds(self) -> Sequence[str]:
-        """The kinds of device that jobs are asked for, none where they aren't told apart."""
+        """The device types that jobs are asked for, none where they aren't told apart."""
         ...
 
     def ask(self, free: Sequence[str] = ()) -> Job | Wait | Done:

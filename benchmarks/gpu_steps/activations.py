@@ -63,7 +63,7 @@ def _layer(bench: Bench, precision: str) -> dict[str, Any]:
     width = 4 if recipe.precision == "fp32" else 2
     copies = width == 2 and 2 * sum(k * n * (not in_fp8[name]) for name, (k, n) in shape.matmuls().items())
     predicted = copies + layer_bytes_per_token(shape, width=width, in_fp8=in_fp8) * x_BTD.shape[:2].numel()
-    return _judged(sum(kept.values()), predicted) | {
+    return _estimates(sum(kept.values()), predicted) | {
         # The layer's own output stands here for its input, which is the output of the layer before.
         "allocated_bytes": None if before is None or after is None else after - before,
         "copies_bytes": int(copies),
@@ -92,7 +92,7 @@ def _head(bench: Bench, precision: str) -> dict[str, Any]:
     _forget_gradients(x_BTD, *head.parameters())
     width = 4 if precision == "fp32" else 2
     copies = 0 if precision == "fp32" else 2 * shape.vocab_size * shape.d_model
-    return _judged(measured, copies + head_bytes(shape, width=width, tokens=x_BTD.shape[:2].numel()))
+    return _estimates(measured, copies + head_bytes(shape, width=width, tokens=x_BTD.shape[:2].numel()))
 
 
 def _forget_gradients(*tensors: Tensor | nn.Parameter) -> None:
@@ -104,7 +104,7 @@ def _allocated(bench: Bench) -> int | None:
     return torch.cuda.memory_allocated(bench.device) if bench.device.type == "cuda" else None
 
 
-def _judged(measured: int, predicted: float) -> dict[str, Any]:
+def _estimates(measured: int, predicted: float) -> dict[str, Any]:
     ratio = predicted / measured
     return {
         "measured_bytes": measured,

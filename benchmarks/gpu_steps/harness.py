@@ -83,7 +83,7 @@ class Report:
     def __init__(self, path: Path, head: Mapping[str, Any], *, before: Path | None = None) -> None:
         """Goes on where the file at `path` ended, or, where none is there, the file `before`, which stays as it is.
 
-        ValueError where that isn't such a report of the same kind of device.
+        ValueError where that isn't such a report of the same device type.
         """
         self.path = path
         self.data: dict[str, Any] = {**head, "runs": [], "steps": {}}

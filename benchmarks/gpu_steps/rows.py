@@ -129,7 +129,7 @@ def described(error: BaseException) -> dict[str, Any]:
 
 
 def tell_device(connection: Any, device_type: str) -> None:
-    """Send the kind of device of a type, and what keeps this machine from using one: exactly one is empty."""
+    """Send the device type of a type, and what keeps this machine from using one: exactly one is empty."""
     import torch
 
     if device_type == "cuda" and not torch.cuda.is_available():

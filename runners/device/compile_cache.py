@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept between processes: one folder per kind of device and version of torch and Triton.
+"""Where compiled kernels are kept between processes: one folder per device type and version of torch and Triton.
 
     <cache>/compile/<device>-torch<version>-triton<version>/          Inductor's; Triton's own below it
 

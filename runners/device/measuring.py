@@ -38,7 +38,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def device_kind(device: torch.device) -> str:
-    """The kind of device that a speed belongs to: the GPU's name, or the CPU's with the threads used."""
+    """The device type that a speed belongs to: the GPU's name, or the CPU's with the threads used."""
     return device_name(device) if device.type == "cuda" else stack.cpu_kind(torch.get_num_threads())
 
 

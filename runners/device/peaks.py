@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """Dense bf16 TFLOP/s of one kind of device, and the document that says so."""
+    """Dense bf16 TFLOP/s of one device type, and the document that says so."""
 
     tflops: float
     source: str

@@ -1,4 +1,4 @@
-"""What a process runs on, found without torch: processor, driver, versions, and the kind of device a job will get."""
+"""What a process runs on, found without torch: processor, driver, versions, and the device type a job will get."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RECORDED_PACKAGES = ("sweeper", "torch", "torchao", "triton", "tokenizers", "num
 
 
 def inventory(*, cuda: bool, threads: int) -> dict[str, Any]:
-    """Kind of device (None where nothing tells), driver and versions, named as in the records of jobs."""
+    """Device type (None where nothing tells), driver and versions, named as in the records of jobs."""
     return {
         "device": _gpu_name() if cuda else cpu_kind(threads),
         "driver": cuda_driver() if cuda else None,
@@ -55,7 +55,7 @@ def cpu_name() -> str:
 
 
 def cpu_kind(threads: int) -> str:
-    """The processor as a kind of device: its name with the threads used."""
+    """The processor as a device type: its name with the threads used."""
     return f"{cpu_name()}, {threads} {'thread' if threads == 1 else 'threads'}"
 
 

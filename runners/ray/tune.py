@@ -46,7 +46,7 @@ RECYCLED = "the worker that ran out of memory isn't given another job"
 
 
 STRANDED_SECONDS = 120.0
-"""How long a kind of device of which no node is left is waited for, when nothing else runs."""
+"""How long a device type of which no node is left is waited for, when nothing else runs."""
 
 LOG_SECONDS = 20.0
 """How long the driver waits for the last lines of a dead worker's log, whose node may be gone too."""
@@ -159,7 +159,7 @@ class _Desk:
         return {**self._job_config, "job": json.dumps(answer.to_dict()), "on": answer.on}
 
     def _free(self) -> tuple[str, ...] | None:
-        """The kinds of device that have room for another job; None where they aren't told apart."""
+        """The device types that have room for another job; None where they aren't told apart."""
         if not self._session.kinds:
             return None
         taken = Counter(handed.job.on for handed in self._handed.values())

@@ -124,7 +124,7 @@ def _recommend_options(sub: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-params", metavar="N", help="parameters, embeddings included, like 200M")
     limits.add_argument("--min-tokens-per-s", metavar="N", help="training speed on the device, like 100k")
     limits.add_argument("--max-memory", metavar="SIZE", help="peak memory, measured or else predicted, like 16GiB")
-    sub.add_argument("--device", metavar="NAME", help="the kind of device, or part of its name (that with most points)")
+    sub.add_argument("--device", metavar="NAME", help="the device type, or part of its name (that with most points)")
     sub.add_argument("--extrapolate", action="store_true", help="predict configs beyond the measured ones too")
 
 

@@ -36,21 +36,21 @@ def joint_json(found: JointReport) -> dict[str, Any]:
 
 def report_several(arguments: Namespace, console: Console) -> None:
     """`sweeper report A B …`: print what the folders hold together, and with --out write it."""
-    from sweeper.report.comparison import together_text
+    from sweeper.report.comparison import joint_text
 
     folders, out = (arguments.study, *arguments.more), arguments.out
     check(folders, out)
     runs = [
         opened(Namespace(**vars(arguments) | {"study": folder, "out": None}), takes_folder=True) for folder in folders
     ]
-    found = put_together(runs)
+    found = joint_report(runs)
     if out is not None:
         with results_in(out.absolute()):
             write(found, runs[0], RunFolder(root=out.absolute()), command=arguments.written)
     if arguments.json:
         print(json.dumps(joint_json(found), indent=2, allow_nan=False))
     else:
-        console.print(together_text(found, written=out and shown(RunFolder(root=out.absolute()).report)))
+        console.print(joint_text(found, written=out and shown(RunFolder(root=out.absolute()).report)))
 
 
 def check(folders: Sequence[Path], out: Path | None) -> None:
@@ -64,7 +64,7 @@ def check(folders: Sequence[Path], out: Path | None) -> None:
         raise UsageError(f"{out} is a run folder, with a report of its own: name another folder with --out")
 
 
-def put_together(runs: Sequence[StudyRun]) -> JointReport:
+def joint_report(runs: Sequence[StudyRun]) -> JointReport:
     """Merge the runs where they are of one study and profile, and compare the first with each of the others.
 
     Raises UsageError where one study was measured on different data of the same name, where nothing was measured at

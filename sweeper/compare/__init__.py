@@ -1,1 +1,1 @@
-"""Run folders, or kinds of device, side by side."""
+"""Run folders, or device types, side by side."""

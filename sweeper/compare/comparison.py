@@ -1,4 +1,4 @@
-"""Results side by side: the same configs, measured by several people, on several kinds of device, in several studies.
+"""Results side by side: the same configs, measured by several people, on several device types, in several studies.
 
 A config at a seed is the same training on both sides, with the same initialisation and order of the data, so losses are
 compared in pairs. With d = loss(b) − loss(a) of a config at a seed that both have,  d = mean of its config + noise, the
@@ -32,7 +32,7 @@ from sweeper.values.records import SCHEMA, Record
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """What one folder measured on one kind of device. `name` is a letter, given by `compare`.
+    """What one folder measured on one device type. `name` is a letter, given by `compare`.
 
     `speeds` are all measurements by probe id, in tokens/s, corrected as those of `found` are; `data` the fingerprint by
     config id, where it is known.
@@ -49,7 +49,7 @@ class Side:
 
     @cached_property
     def losses(self) -> dict[str, dict[int, float]]:
-        """Loss by config id and seed, of trials on this side's own kind of device."""
+        """Loss by config id and seed, of trials on this side's own device type."""
         found = {p.config_id: {s.seed: s.val_loss for s in p.samples if s.device is None} for p in self.points}
         return {config_id: own for config_id, own in found.items() if own}
 
@@ -135,7 +135,7 @@ class Comparison:
 def sides_of(
     found: Frontier, records: Sequence[Record], planned: Sequence[PlannedPoint], seeds: Seeds, *, folder: str = ""
 ) -> list[Side]:
-    """A side for each kind of device that `found`, the frontier of `records`, has points of; `seeds` as for it."""
+    """A side for each device type that `found`, the frontier of `records`, has points of; `seeds` as for it."""
     by_device = {m.device: m for m in measured(records, planned, seeds)}
     sides = []
     for one in found.frontiers:

@@ -34,7 +34,7 @@ def _nothing(found: Frontier) -> tuple[str, str]:
 
 
 def main_device(found: Frontier) -> DeviceFrontier:
-    """The kind of device with the most points: the one that the answer is about."""
+    """The device type with the most points: the one that the answer is about."""
     return max(found.frontiers, key=lambda one: len(one.points))
 
 

@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sweeper.frontier.points import Point
-from sweeper.frontier.trial_caveats import device_state_doubts, launch_bound_doubts, precision_doubts, unscaled_doubts
+from sweeper.frontier.trial_caveats import (
+    device_state_caveats,
+    launch_bound_caveats,
+    precision_caveats,
+    unscaled_caveats,
+)
 from sweeper.measurements.measured import Measured
 from sweeper.measurements.nuisance_axes import Tuned
 from sweeper.planning.outcomes import MAX_ATTEMPTS
@@ -31,7 +36,7 @@ _UNFINISHED: tuple[tuple[State, str, str], ...] = (
 )
 
 
-def study_doubts(states: Sequence[JobState], configs: Sequence[Config], *, to_propose: int = 0) -> tuple[str, ...]:
+def study_caveats(states: Sequence[JobState], configs: Sequence[Config], *, to_propose: int = 0) -> tuple[str, ...]:
     """Doubts about the study as a whole: what hasn't ended well, and what can't be compared at all."""
     counts = Counter(state.state for state in states)
     failed = [state.to_do for state in states if state.state == "failed" and not state.untrained]
@@ -51,24 +56,24 @@ def study_doubts(states: Sequence[JobState], configs: Sequence[Config], *, to_pr
     return tuple(doubts)
 
 
-def device_doubts(
+def device_caveats(
     m: Measured, *, configs: Sequence[Config], fits: Mapping[str, AdditiveFit], names: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Doubts about what one kind of device measured. `configs` are the planned ones, `names` theirs by config id."""
+    """Doubts about what one device type measured. `configs` are the planned ones, `names` theirs by config id."""
     return (
-        *_seed_doubts(m, fits),
-        *_epoch_doubts(m.trials),
-        *_left_out_doubts(m),
-        *precision_doubts(m, names),
-        *_window_doubts((*m.finals, *m.speeds)),
-        *device_state_doubts((*m.finals, *m.speeds)),
-        *launch_bound_doubts((*m.finals, *m.speeds)),
-        *_learning_rate_doubts(configs, fits["val_loss"]),
+        *_seed_caveats(m, fits),
+        *_epoch_caveats(m.trials),
+        *_left_out_caveats(m),
+        *precision_caveats(m, names),
+        *_window_caveats((*m.finals, *m.speeds)),
+        *device_state_caveats((*m.finals, *m.speeds)),
+        *launch_bound_caveats((*m.finals, *m.speeds)),
+        *_learning_rate_caveats(configs, fits["val_loss"]),
         *_notes(m.trials),
     )
 
 
-def _seed_doubts(m: Measured, fits: Mapping[str, AdditiveFit]) -> list[str]:
+def _seed_caveats(m: Measured, fits: Mapping[str, AdditiveFit]) -> list[str]:
     seeds = {record["seed"] for record in m.trials}
     doubts = []
     if len(seeds) == 1:
@@ -87,7 +92,7 @@ def _seed_doubts(m: Measured, fits: Mapping[str, AdditiveFit]) -> list[str]:
     return doubts
 
 
-def nuisance_doubts(tuned: Sequence[Tuned], nuisance: Sequence[str]) -> list[str]:
+def nuisance_caveats(tuned: Sequence[Tuned], nuisance: Sequence[str]) -> list[str]:
     """That the best of several values was picked by the very losses that are shown."""
     uncorrected = [one for one in tuned if one.optimism is None]
     if not uncorrected:
@@ -98,7 +103,7 @@ def nuisance_doubts(tuned: Sequence[Tuned], nuisance: Sequence[str]) -> list[str
     ]
 
 
-def undecided_doubts(points: Sequence[Point], most_seeds: int | None) -> list[str]:
+def undecided_caveats(points: Sequence[Point], most_seeds: int | None) -> list[str]:
     """Of a study that gives further seeds where they matter: what as many as it may give did not decide."""
     if most_seeds is None:
         return []
@@ -113,7 +118,7 @@ def undecided_doubts(points: Sequence[Point], most_seeds: int | None) -> list[st
     return [f"{listed(undecided, most=6)} {are} at {most_seeds} seeds: a larger `seeds.max` may decide."]
 
 
-def _epoch_doubts(finals: Sequence[Record]) -> list[str]:
+def _epoch_caveats(finals: Sequence[Record]) -> list[str]:
     epochs = [float(r["environment"].get("epochs") or 0) for r in finals]
     repeated = [value for value in epochs if value > 1]
     if not repeated:
@@ -125,7 +130,7 @@ def _epoch_doubts(finals: Sequence[Record]) -> list[str]:
     ]
 
 
-def _left_out_doubts(m: Measured) -> list[str]:
+def _left_out_caveats(m: Measured) -> list[str]:
     return [
         f"The {name} changed between trials: {count} older {'record is' if count == 1 else 'records are'} "
         "left out. `sweeper run --fresh` measures all again."
@@ -134,7 +139,7 @@ def _left_out_doubts(m: Measured) -> list[str]:
     ]
 
 
-def _window_doubts(records: Sequence[Record]) -> list[str]:
+def _window_caveats(records: Sequence[Record]) -> list[str]:
     spreads = [
         (speed["high"] - speed["low"]) / speed["tokens_per_s"]
         for record in records
@@ -149,11 +154,11 @@ def _window_doubts(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def _learning_rate_doubts(configs: Sequence[Config], losses: AdditiveFit) -> list[str]:
+def _learning_rate_caveats(configs: Sequence[Config], losses: AdditiveFit) -> list[str]:
     """Where the learning rate is an axis: configs whose best rate lies at an end of those tried. Else, one for all."""
     measured = [config for config in configs if config.config_id in losses.treatments]
     if all(len(group) == 1 for group in _by_rate(configs)):
-        return unscaled_doubts(measured)
+        return unscaled_caveats(measured)
     groups = _by_rate(measured)
     edges = []
     for group in groups:

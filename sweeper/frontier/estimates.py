@@ -1,4 +1,4 @@
-"""What one kind of device measured, as points that are judged: their estimates, standings, chances."""
+"""What one device type measured, as points that are judged: their estimates, standings, chances."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from sweeper.values.records import Config, Record
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
-    """The points of one kind of device, fastest first, and what they follow from.
+class DeviceEstimates:
+    """The points of one device type, fastest first, and what they follow from.
 
     `measured` leaves out the probes that won over others, `pooled` doesn't. `resolved` are the planned points as they
     were resolved on it, `here` those of them that are judged, with their labels, `names` those of all planned configs
@@ -47,7 +47,7 @@ class Judged:
     draws: Draws | None
 
 
-def judged_devices(
+def estimates_by_device(
     records: Iterable[Record],
     planned: Sequence[PlannedPoint],
     objectives: Mapping[str, str],
@@ -55,11 +55,13 @@ def judged_devices(
     margins: Mapping[str, float] = MARGINS,
     seeds: Seeds = None,
     nuisance: Sequence[str] = (),
-) -> list[Judged]:
-    """Of each kind of device that measured a planned point; arguments are those of `frontiers.frontier`."""
+) -> list[DeviceEstimates]:
+    """Of each device type that measured a planned point; arguments are those of `frontiers.frontier`."""
     records, planned_labels = list(records), _labelled(planned)
     pooled = [m for m in measured(records, planned, seeds) if m.finals or (m.speeds and m.elsewhere)]
-    return [_judged(m, planned_labels, objectives, margins, nuisance, reference_log(records, m.device)) for m in pooled]
+    return [
+        _estimates(m, planned_labels, objectives, margins, nuisance, reference_log(records, m.device)) for m in pooled
+    ]
 
 
 def _labelled(planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, str]:
@@ -67,14 +69,14 @@ def _labelled(planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, str]:
     return dict(zip(planned, labels(rows), strict=True))
 
 
-def _judged(
+def _estimates(
     m: Measured,
     planned_labels: Mapping[PlannedPoint, str],
     objectives: Mapping[str, str],
     margins: Mapping[str, float],
     nuisance: Sequence[str],
     log: ReferenceLog,
-) -> Judged:
+) -> DeviceEstimates:
     here = {point: planned_labels[p] for p, point in resolved_points(m, list(planned_labels)).items()}
     pooled, resolved = m, tuple(here)
     m = without_winning_probes(m, list(here))
@@ -88,8 +90,8 @@ def _judged(
         "val_loss": fit(best.losses) if best.tuned else means,
         "tokens_per_s": fit(_speed_observations(m, [point.probe_id for point in here], log)),
     }
-    points, draws = _judged_points(m, here, fits, objectives, margins)
-    return Judged(
+    points, draws = _points_with_standing(m, here, fits, objectives, margins)
+    return DeviceEstimates(
         measured=m,
         pooled=pooled,
         resolved=resolved,
@@ -104,7 +106,7 @@ def _judged(
     )
 
 
-def _judged_points(
+def _points_with_standing(
     m: Measured,
     here: Mapping[PlannedPoint, str],
     fits: Mapping[str, AdditiveFit],

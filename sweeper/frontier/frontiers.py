@@ -9,18 +9,18 @@ from types import MappingProxyType
 from typing import Any
 
 from sweeper.frontier.attainment import Interval, Surface, attainment, hypervolume_interval
-from sweeper.frontier.caveats import device_doubts, held_equal, nuisance_doubts, study_doubts, undecided_doubts
+from sweeper.frontier.caveats import device_caveats, held_equal, nuisance_caveats, study_caveats, undecided_caveats
 from sweeper.frontier.differences import Best, LossDifference, best_of_each, ties_and_gap
-from sweeper.frontier.estimates import Judged, judged_devices
+from sweeper.frontier.estimates import DeviceEstimates, estimates_by_device
 from sweeper.frontier.horizons import HeldForLonger, Horizons, held_for_longer, horizons
 from sweeper.frontier.points import Point
 from sweeper.frontier.standing import hypervolume
 from sweeper.measurements.batch_ladders import BatchLadder, batch_ladders
-from sweeper.measurements.drift import Drift, drift_doubts
+from sweeper.measurements.drift import Drift, drift_caveats
 from sweeper.measurements.measured import PlannedPoint, Seeds, measured
 from sweeper.measurements.nuisance_axes import Tuned
 from sweeper.measurements.precision_pairs import PrecisionPair, precision_pairs
-from sweeper.measurements.utilization import Useful, useful_fraction
+from sweeper.measurements.utilization import Utilization, utilization
 from sweeper.search.job_states import job_states
 from sweeper.stats.additive_fit import AdditiveFit
 from sweeper.values.errors import UsageError
@@ -45,7 +45,7 @@ class Noise:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceFrontier:
-    """The points measured on one kind of device, fastest first, and what can be said about them.
+    """The points measured on one device type, fastest first, and what can be said about them.
 
     `hypervolume` (nats × tokens/s) lies between the frontier and `reference`, the worst value of each objective among
     the points; its 95% interval and `attainment`, what 2.5%, 50% and 97.5% of the drawn frontiers attain, are those of
@@ -104,7 +104,7 @@ class Frontier:
     put_last: tuple[Mapping[str, Any], ...]
     frontiers: tuple[DeviceFrontier, ...]
     doubts: tuple[str, ...]
-    useful: Useful
+    useful: Utilization
     follow_ups: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -123,7 +123,7 @@ def frontier(
     put_last: Sequence[Mapping[str, Any]] = (),
     follow_ups: Mapping[str, PlannedPoint] = MappingProxyType({}),
 ) -> Frontier:
-    """The frontier of each kind of device that measured at least one of the `planned` points.
+    """The frontier of each device type that measured at least one of the `planned` points.
 
     `records` are ledger lines; those of ids not planned are ignored. A difference within its objective's of `margins`
     doesn't matter (nats of val_loss, a fraction of tokens_per_s). Of configs that differ in `nuisance` axes alone
@@ -144,7 +144,7 @@ def frontier(
     frontiers = [
         replace(
             one,
-            doubts=(*one.doubts, *undecided_doubts(one.points, most_seeds)),
+            doubts=(*one.doubts, *undecided_caveats(one.points, most_seeds)),
             follow_up=held_for_longer(
                 own.get(one.device, ()),
                 longer.get(one.device, ()),
@@ -154,7 +154,9 @@ def frontier(
         )
         for one in (
             _device_frontier(records, judged, planned, objectives, margins, nuisance)
-            for judged in judged_devices(records, planned, objectives, margins=margins, seeds=seeds, nuisance=nuisance)
+            for judged in estimates_by_device(
+                records, planned, objectives, margins=margins, seeds=seeds, nuisance=nuisance
+            )
         )
     ]
     return Frontier(
@@ -167,15 +169,15 @@ def frontier(
         to_do=sum(state.to_do for state in states) + to_propose,
         put_last=tuple(put_last),
         frontiers=tuple(frontiers),
-        doubts=study_doubts(states, [point.config for point in planned], to_propose=to_propose),
-        useful=replace(useful_fraction(records), trials=()),
+        doubts=study_caveats(states, [point.config for point in planned], to_propose=to_propose),
+        useful=replace(utilization(records), trials=()),
         follow_ups=of_longer,
     )
 
 
 def _device_frontier(
     records: Sequence[Record],
-    judged: Judged,
+    judged: DeviceEstimates,
     planned: Sequence[PlannedPoint],
     objectives: Mapping[str, str],
     margins: Mapping[str, float],
@@ -212,9 +214,9 @@ def _device_frontier(
         follow_up=None,
         horizons=horizons(m.trials, {p.config.config_id: label for p, label in judged.here.items()}),
         doubts=(
-            *device_doubts(m, configs=configs, fits={**fits, "val_loss": judged.all_losses}, names=judged.names),
-            *nuisance_doubts(tuned, nuisance),
-            *drift_doubts(judged.log.drift),
+            *device_caveats(m, configs=configs, fits={**fits, "val_loss": judged.all_losses}, names=judged.names),
+            *nuisance_caveats(tuned, nuisance),
+            *drift_caveats(judged.log.drift),
         ),
         fits=fits,
         precision_pairs=precision_pairs(judged.pooled, judged.resolved, judged.log.correction),

@@ -99,7 +99,7 @@ class EqualLosses:
 
 @dataclass(frozen=True, kw_only=True)
 class Horizons:
-    """What branches say on one kind of device. `horizons` ascend to the end, which is the last.
+    """What branches say on one device type. `horizons` ascend to the end, which is the last.
 
     `equal` has, of each quantity, what all configs had reached at each horizon. Of `trials` trials `without` lack
     some of the branches that others have.

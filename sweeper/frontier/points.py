@@ -29,7 +29,7 @@ class Estimate:
 class Sample:
     """One trial of a point.
 
-    `tokens_per_s` is None where it trained at another micro-batch, or on another kind of device: on that of `device`.
+    `tokens_per_s` is None where it trained at another micro-batch, or on another device type: on that of `device`.
     """
 
     seed: int
@@ -61,7 +61,7 @@ class Point:
     it with a chance of 5% or more, the likeliest first.
 
     `peak_memory_bytes` is the highest that was measured, `beside_memory_bytes` the most that lay beside any job on this
-    kind of device (`sweeper.values.events.Final`): the same for all its points, since it is the process's.
+    device type (`sweeper.values.events.Final`): the same for all its points, since it is the process's.
     """
 
     point_id: str

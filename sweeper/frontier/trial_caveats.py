@@ -14,7 +14,7 @@ BUSY = 0.9
 """The share of the time from which a GPU counts as busy all along."""
 
 
-def precision_doubts(m: Measured, names: Mapping[str, str]) -> list[str]:
+def precision_caveats(m: Measured, names: Mapping[str, str]) -> list[str]:
     """Where bf16 stands in for FP8, trials of a config differ in how they came to be run, or nothing is in FP8."""
     return [*_retried(m, names), *_apart(m, names), *_at_several_micro_batches(m, names), *_nothing_converted(m)]
 
@@ -93,7 +93,7 @@ def _nothing_converted(m: Measured) -> list[str]:
     ]
 
 
-def device_state_doubts(records: Sequence[Record]) -> list[str]:
+def device_state_caveats(records: Sequence[Record]) -> list[str]:
     """Where a device was shared with other processes, or slowed itself down, while it was timed."""
     states = [r["environment"].get("device_state") or {} for r in records if r.get("environment")]
     shared = [state["other_processes"] for state in states if state.get("other_processes")]
@@ -115,7 +115,7 @@ def device_state_doubts(records: Sequence[Record]) -> list[str]:
     return doubts
 
 
-def launch_bound_doubts(records: Sequence[Record]) -> list[str]:
+def launch_bound_caveats(records: Sequence[Record]) -> list[str]:
     """Where a GPU waited for the CPU to launch its kernels, so that a speed says more of that than of the card."""
     known = [share for r in records if (share := (r.get("speed") or {}).get("busy")) is not None]
     waiting = [share for share in known if share < BUSY]
@@ -128,7 +128,7 @@ def launch_bound_doubts(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def unscaled_doubts(configs: Sequence[Config]) -> list[str]:
+def unscaled_caveats(configs: Sequence[Config]) -> list[str]:
     """Where one learning rate serves several shapes without being scaled: AdamW, the standard parametrization."""
     unscaled = [c for c in configs if c.recipe.optimizer.name == "adamw" and c.recipe.optimizer.base is None]
     depths = len({config.shape.n_layers for config in unscaled})

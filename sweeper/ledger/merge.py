@@ -1,4 +1,4 @@
-"""Ledgers of one study, run by several people or on several kinds of device, put together in a new run folder."""
+"""Ledgers of one study, run by several people or on several device types, put together in a new run folder."""
 
 from __future__ import annotations
 
@@ -136,6 +136,6 @@ def _said(sources: Sequence[RunFolder], ledgers: Sequence[Sequence[Record]], mer
         yield f"{total - len(merged)} lines are in several of them, and count once"
     results = Counter(record["trial_id"] for record in merged if record["type"] == "final")
     if again := sum(count > 1 for count in results.values()):
-        yield f"{again} trials have several results: of one kind of device the last counts"
+        yield f"{again} trials have several results: of one device type the last counts"
     if unlike := sum(len(ways) > 1 for ways in resolved.values()):
         yield f"{unlike} configs were resolved differently, and aren't pooled: the report says which"

@@ -1,1 +1,1 @@
-"""The ledger as measurements: what may be pooled, by kind of device, corrected for drift."""
+"""The ledger as measurements: what may be pooled, by device type, corrected for drift."""

@@ -1,10 +1,10 @@
-"""How far a kind of device drifted while it measured a study, by its reference config, and what is corrected for it.
+"""How far a device type drifted while it measured a study, by its reference config, and what is corrected for it.
 
 Every device measures one config again at intervals (`sweeper.runners.training.reference`). Let y be the log of such a
 speed. A log speed that device D measured at time t is lowered by
 
     y of D, interpolated linearly at t and held beyond its first and last measurement
-    − the mean y of all measurements of this kind of device
+    − the mean y of all measurements of this device type
 
 so that speeds measured at other times, and on other cards of a kind, become those of the mean condition. A device
 without a measurement of its own is left as it is. A correction adds the noise of y, so there is none unless
@@ -75,7 +75,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class ReferenceLog:
-    """All measurements of the reference config on one kind of device, in any order."""
+    """All measurements of the reference config on one device type, in any order."""
 
     measurements: tuple[Measurement, ...]
 
@@ -153,7 +153,7 @@ def p_equal(groups: Sequence[Sequence[float]]) -> float | None:
 
 
 def reference_log(records: Iterable[Record], device: str) -> ReferenceLog:
-    """What a ledger's records carry of the reference config on a kind of device.
+    """What a ledger's records carry of the reference config on a device type.
 
     Where the reference config or torch's version changed, only what was measured like the latest counts. Events that
     are no lines yet have no time to be corrected by: what they carry is left out.
@@ -192,7 +192,7 @@ def measured_at(record: Record) -> float:
     return float(ended - seconds.get("timing", 0.0) / 2)
 
 
-def drift_doubts(drift: Drift | None) -> tuple[str, ...]:
+def drift_caveats(drift: Drift | None) -> tuple[str, ...]:
     """A doubt where the reference config moved by more than 5%."""
     if drift is None or not drift.moved or drift.size <= LARGE:
         return ()

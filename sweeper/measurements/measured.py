@@ -42,12 +42,12 @@ class PlannedPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What one kind of device measured and may be pooled.
+    """What one device type measured and may be pooled.
 
     `finals` are planned trials that ended ok, `speeds` ok probes, each the latest of its id. `left_out`
     counts the records dropped because the thing named (such as "torch version") has changed since, or as
     "resolution" those `apart`: trials resolved otherwise (steps, precision) than most of their config. `elsewhere` are
-    planned trials that other kinds of device alone have run, resolved as those here, in the same environment and in
+    planned trials that other device types alone have run, resolved as those here, in the same environment and in
     the precision of the probe here: their losses count, as they don't depend on the device, and nothing else of them.
     """
 
@@ -79,7 +79,7 @@ def micro_batches(planned: Sequence[PlannedPoint]) -> dict[str, MicroBatches]:
 
 
 def measured(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: Seeds = None) -> list[Measured]:
-    """Per kind of device, the planned outcomes that are ok and comparable; devices in order of first record.
+    """Per device type, the planned outcomes that are ok and comparable; devices in order of first record.
 
     Where `seeds` says how many there should be, of all or by config id, trials of further seeds don't count.
 
@@ -121,7 +121,7 @@ def _ladder_probes(planned: Sequence[PlannedPoint]) -> set[str]:
 
 
 def _of_device(device: str, records: Sequence[Record], anywhere: Mapping[str, Record]) -> Measured:
-    """`anywhere` has the latest usable final of each trial on any kind of device."""
+    """`anywhere` has the latest usable final of each trial on any device type."""
     usable = [record for record in records if _usable(record)]
     apart = _resolved_otherwise([record for record in usable if record["type"] == "final"])
     left_out: dict[str, int] = {"resolution": len(apart)} if apart else {}
@@ -149,7 +149,7 @@ def _of_device(device: str, records: Sequence[Record], anywhere: Mapping[str, Re
 
 
 def _loss_alone(final: Record) -> Record:
-    """A trial of another kind of device without what is that device's: speed, memory, times."""
+    """A trial of another device type without what is that device's: speed, memory, times."""
     branches = [{**branch, "train_seconds": None} for branch in final.get("branches", ())]
     bare: dict[str, Any] = {"speed": None, "peak_memory_bytes": None, "beside_memory_bytes": None, "seconds": {}}
     return {**final, **bare, "branches": branches}
@@ -186,7 +186,7 @@ def _usable(record: Record) -> bool:
 
 
 def device_of(record: Record) -> str:
-    """The kind of device that an outcome is from."""
+    """The device type that an outcome is from."""
     return str(record.get("device") or "unknown device")
 
 

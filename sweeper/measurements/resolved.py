@@ -1,4 +1,4 @@
-"""What probes and trials made of the planned points on one kind of device: micro-batch, precision, steps."""
+"""What probes and trials made of the planned points on one device type: micro-batch, precision, steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sweeper.values.records import UNRESOLVED, Execution, Job, Record, Resolved
 
 
 def resolved_points(m: Measured, planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, PlannedPoint]:
-    """Each planned point as it is on this kind of device, by the rules of `sweeper.planning.resolving`.
+    """Each planned point as it is on this device type, by the rules of `sweeper.planning.resolving`.
 
     What the trials were given stands; a ladder's micro-batch is that of its fastest probe. Where nothing was probed
     it is that of the trials.

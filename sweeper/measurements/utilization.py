@@ -1,4 +1,4 @@
-"""The useful fraction: how much of the device time that was held went into trials' own training and evaluation.
+"""Utilization: how much of the device time that was held went into trials' own training and evaluation.
 
     useful = Σ over trials' outcomes of seconds.train + seconds.evaluate + seconds.branches
     held   = Σ over runs of (time of the last outcome − time of the start) × devices
@@ -33,12 +33,12 @@ class TrialUse:
 
     @property
     def fraction(self) -> float:
-        """Useful ÷ held, 0 where nothing was held."""
+        """Utilization ÷ held, 0 where nothing was held."""
         return self.useful_s / self.held_s if self.held_s > 0 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Useful:
+class Utilization:
     """All of a ledger, in device-seconds; `fraction` is None where nothing was held. `trials` in order of outcome."""
 
     fraction: float | None
@@ -72,13 +72,13 @@ def own_seconds(seconds: Mapping[str, float]) -> float:
 
 
 def of_own_seconds(seconds: Mapping[str, float]) -> float | None:
-    """Useful ÷ all of a trial's own `seconds`, from its start in a worker to its outcome; None without any."""
+    """Utilization ÷ all of a trial's own `seconds`, from its start in a worker to its outcome; None without any."""
     total = own_seconds(seconds)
     return sum(seconds.get(part, 0.0) for part in USEFUL) / total if total > 0 else None
 
 
-def useful_fraction(records: Iterable[Record]) -> Useful:
-    """The useful fraction of a ledger's lines, oldest first; `Useful.trials` has that of each trial.
+def utilization(records: Iterable[Record]) -> Utilization:
+    """The utilization of a ledger's lines, oldest first; `Utilization.trials` has that of each trial.
 
     Where runs have no start line, a run starts with the first job asked for, and another where a job is asked for
     that was still running, or after a pause with nothing running.
@@ -106,7 +106,7 @@ def useful_fraction(records: Iterable[Record]) -> Useful:
             if record["type"] == "final" and asked is not None:
                 trials.append(_use(job_id, record, (time - asked).total_seconds()))
     useful_s, held_s = sum(trial.useful_s for trial in trials), sum(run.held_s for run in runs)
-    return Useful(
+    return Utilization(
         fraction=useful_s / held_s if held_s > 0 else None,
         useful_s=useful_s,
         held_s=held_s,

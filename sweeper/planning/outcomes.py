@@ -40,7 +40,7 @@ class Outcomes:
         self.device_seconds = 0.0
 
     def add(self, event: Final | Speed, *, own: bool) -> bool:
-        """Take in an outcome; whether it came from another kind of device than the one before, so that others count.
+        """Take in an outcome; whether it came from another device type than the one before, so that others count.
 
         One from beside the search says nothing of the kind that the search goes by.
         """
@@ -88,12 +88,12 @@ class Outcomes:
         )
 
     def resolved(self, job_id: str) -> list[Resolved]:
-        """How a training on this kind of device was resolved, in a list of one; empty where there was none."""
+        """How a training on this device type was resolved, in a list of one; empty where there was none."""
         finals = [one for one in self._told.get(job_id, ()) if one.event.status != "out_of_memory"]
         return [one.event.job.resolved for one in finals[-1:] if self._of_this_device(one)]
 
     def _counts(self, told: _Told) -> bool:
-        """Whether an outcome says something about this run's kind of device and cap on memory."""
+        """Whether an outcome says something about this run's device type and cap on memory."""
         event, cap = told.event, self._memory_bytes
         if isinstance(event, Final) and event.status != "out_of_memory":
             if event.status == "ok" and not told.own and lacks_branches(event, self._branch_at):

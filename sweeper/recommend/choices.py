@@ -88,7 +88,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """The answers on one kind of device. `points` were measured there; the counts are of `options.Options`."""
+    """The answers on one device type. `points` were measured there; the counts are of `options.Options`."""
 
     study: str
     profile: str

@@ -74,7 +74,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """All that may be recommended on one kind of device.
+    """All that may be recommended on one device type.
 
     `predicted` are the unmeasured configs of the lattice that are believed, with the mean and standard deviation of
     their loss and log tokens/s; `feasible` counts the lattice's configs at their micro-batches, `outside` those that
@@ -158,7 +158,7 @@ class Options:
 
 
 def options(study: Study, plan: Plan, one: DeviceFrontier, *, extrapolate: bool) -> Options:
-    """What the frontier of one kind of device has, and what can be predicted from it."""
+    """What the frontier of one device type has, and what can be predicted from it."""
     measured = tuple([_measured(point, plan) for point in one.points])
     surrogates = {name: surrogate(study, one.points, name, one.fits[name]) for name in METRICS}
     lattice, unseen = of_plan(plan)

@@ -35,7 +35,7 @@ MOST_LOOKED_AT = 200
 
 
 def frontier_on(found: Frontier, name: str | None) -> DeviceFrontier:
-    """The frontier of the kind of device that `name` means: its name or a part of it; else that with most points."""
+    """The frontier of the device type that `name` means: its name or a part of it; else that with most points."""
     there = [one for one in found.frontiers if one.points]
     if not there:
         raise NothingFeasible(f"{found.study}: none of the {found.planned} planned points has both a loss and a speed")
@@ -45,7 +45,7 @@ def frontier_on(found: Frontier, name: str | None) -> DeviceFrontier:
         one for one in there if name.casefold() in one.device.casefold()
     ]
     if len(meant) != 1:
-        is_none = "no kind of device that was measured" if not meant else "more than one kind of device"
+        is_none = "no device type that was measured" if not meant else "more than one device type"
         raise UsageError(f"--device {name}: {is_none}; there are {', '.join(one.device for one in there)}")
     return meant[0]
 

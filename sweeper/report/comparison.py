@@ -209,12 +209,12 @@ def comparison_tables(found: Comparison) -> RenderableType:
 
 
 def report_text(found: Frontier, comparison: Comparison | None) -> RenderableType:
-    """A study's result, and its kinds of device side by side where there are several."""
+    """A study's result, and its device types side by side where there are several."""
     return Group(summary(found), *(() if comparison is None else (Text(), comparison_tables(comparison))))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Together:
+class _Joint:
     found: JointReport
     written: str | None
 
@@ -242,9 +242,9 @@ class _Together:
         return f"{nothing}; `{merge} --out DIR` makes a run folder that can go on."
 
 
-def together_text(found: JointReport, *, written: str | None) -> RenderableType:
+def joint_text(found: JointReport, *, written: str | None) -> RenderableType:
     """All that several folders have to say; `written` is the page that was written."""
-    return _Together(found=found, written=written)
+    return _Joint(found=found, written=written)
 
 
 def page_pairs(found: Comparison) -> list[dict[str, Any]]:

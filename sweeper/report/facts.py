@@ -1,4 +1,4 @@
-"""What is said of one kind of device's frontier: ties, rivals, noise, drift, what was held equal."""
+"""What is said of one device type's frontier: ties, rivals, noise, drift, what was held equal."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def noise_sentences(one: DeviceFrontier, margins: Mapping[str, float] = MARGINS)
 
 
 def _elsewhere_sentence(one: DeviceFrontier) -> list[str]:
-    """Which trials another kind of device has run."""
+    """Which trials another device type has run."""
     trials = {(p.config_id, sample.seed): sample.device for p in one.points for sample in p.samples}
     others = sorted({device for device in trials.values() if device is not None})
     count = sum(device is not None for device in trials.values())

@@ -41,7 +41,7 @@ _LOOKS = {
 
 
 def frontier_png(frontier_json: Mapping[str, Any], path: Path, *, question: str = "") -> None:
-    """Draw `frontier.json`'s object to `path`: 960 pixels wide, 120 + 720 per kind of device high."""
+    """Draw `frontier.json`'s object to `path`: 960 pixels wide, 120 + 720 per device type high."""
     with warnings.catch_warnings(action="ignore", category=UserWarning):
         save_png(_draw(frontier_json, question or frontier_json["study"]), path)
 

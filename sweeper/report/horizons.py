@@ -79,7 +79,7 @@ def _amount(one: EqualLosses) -> str:
 
 
 def section(one: DeviceFrontier, *, brief: bool = False) -> tuple[list[HorizonTable], list[str]]:
-    """All that branches and follow-ups of a kind of device say; nothing where it has none."""
+    """All that branches and follow-ups of a device type say; nothing where it has none."""
     tables: list[HorizonTable] = []
     said: list[str] = []
     if one.follow_up is not None:

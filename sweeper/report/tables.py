@@ -24,7 +24,7 @@ from sweeper.report.text import (
     put_last_sentences,
     resolved_text,
     standing_cell,
-    useful_sentence,
+    utilization_sentence,
 )
 from sweeper.values.labels import duration, gibibytes, labels, short
 from sweeper.values.records import SCHEMA
@@ -42,7 +42,7 @@ _STYLES = {"frontier": "bold green", "tied": "cyan", "dominated": "dim", "unreso
 
 
 def frontier_table(one: DeviceFrontier, *, width: int = 80) -> OpenTable:
-    """The points of one kind of device, fastest first. From 110 columns the shape has columns of its own."""
+    """The points of one device type, fastest first. From 110 columns the shape has columns of its own."""
     wide = width >= WIDE
     shape: tuple[str, ...] = ("layers", "width", "FFN", "trunk") if wide else ()
     further = further_objectives(one)
@@ -93,7 +93,7 @@ class _Summary:
             if one.doubts:
                 yield sentences(one.doubts, bullet="! ", style="yellow")
         if self.found.frontiers and self.found.useful.fraction is not None:
-            yield Text(useful_sentence(self.found.useful))
+            yield Text(utilization_sentence(self.found.useful))
             if self.found.put_last:
                 yield sentences(put_last_sentences(self.found))
         if self.found.doubts:
@@ -114,7 +114,7 @@ def _horizons(one: DeviceFrontier) -> Group:
 
 
 def summary(found: Frontier) -> RenderableType:
-    """All of the result, as wide as the console: the answer, a table per kind of device, ties, noise, doubts."""
+    """All of the result, as wide as the console: the answer, a table per device type, ties, noise, doubts."""
     return _Summary(found=found)
 
 

@@ -11,7 +11,7 @@ from sweeper.values.labels import duration, gibibytes, labels, listed, short
 if TYPE_CHECKING:
     from sweeper.frontier.frontiers import DeviceFrontier, Frontier
     from sweeper.frontier.points import Point, Standing
-    from sweeper.measurements.utilization import Useful
+    from sweeper.measurements.utilization import Utilization
 
 STANDINGS = {
     "frontier": "frontier",
@@ -121,13 +121,13 @@ def _chance(chance: float) -> str:
     return f"{chance:.1%}" if chance >= 0.001 else "less than 0.1%"
 
 
-def useful_sentence(useful: Useful) -> str:
+def utilization_sentence(useful: Utilization) -> str:
     """What part of the device time was of use, "" where no device was held for a second."""
     if useful.fraction is None or useful.held_s < 1:
         return ""
     size, unit = next((s, u) for s, u in ((3600, "hours"), (60, "minutes"), (1, "seconds")) if useful.held_s >= s)
     return (
-        f"Useful fraction {useful.fraction:.0%}: of {useful.held_s / size:.1f} device-{unit} that were held, "
+        f"Utilization {useful.fraction:.0%}: of {useful.held_s / size:.1f} device-{unit} that were held, "
         f"{useful.useful_s / size:.1f} went into trials' own steps and evaluation."
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sweeper.frontier.estimates import judged_devices
+from sweeper.frontier.estimates import estimates_by_device
 from sweeper.frontier.points import Point
 from sweeper.ledger.lines import event_record
 from sweeper.measurements.measured import PlannedPoint
@@ -21,8 +21,8 @@ def standings(
     objectives: Mapping[str, str],
     nuisance: Sequence[str] = (),
 ) -> list[Contender]:
-    """Of the points that the kind of device with most of them has measured; of `nuisance` axes at the best value."""
-    found = judged_devices(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
+    """Of the points that the device type with most of them has measured; of `nuisance` axes at the best value."""
+    found = estimates_by_device(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
     points = max((one.points for one in found), key=len, default=())
     return [
         Contender(config_id=point.config_id, p_frontier=point.p_frontier, beaten_by=beaten_by)
@@ -43,8 +43,8 @@ def follow_up_candidates(
     objectives: Mapping[str, str],
     nuisance: Sequence[str] = (),
 ) -> list[Candidate]:
-    """The configs that the kind of device with the most points has measured, fastest first."""
-    found = judged_devices(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
+    """The configs that the device type with the most points has measured, fastest first."""
+    found = estimates_by_device(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
     points = max((one.points for one in found), key=len, default=())
     made = [
         Candidate(

@@ -265,7 +265,7 @@ class StudyRun:
         write_atomically(self.folder.plan, json.dumps(plan, indent=2) + "\n")
 
     def frontier(self, records: Sequence[Record]) -> Frontier:
-        """The frontier of each kind of device that `records` are from."""
+        """The frontier of each device type that `records` are from."""
         from sweeper.frontier.frontiers import frontier
 
         study, driver = self.loaded.study, self.replayed(records)
@@ -301,7 +301,7 @@ class StudyRun:
         return result
 
     def sides(self, records: Sequence[Record], found: Frontier, *, folder: str = "") -> list[Side]:
-        """What is compared of `found`, the frontier of `records`: a side for each kind of device that measured."""
+        """What is compared of `found`, the frontier of `records`: a side for each device type that measured."""
         from sweeper.compare.comparison import sides_of
 
         driver = self.replayed(records)
@@ -309,7 +309,7 @@ class StudyRun:
         return sides_of(found, records, points, seeds, folder=folder)
 
     def by_device(self, records: Sequence[Record], found: Frontier) -> Comparison | None:
-        """The kinds of device side by side, None where there is one alone."""
+        """The device types side by side, None where there is one alone."""
         from sweeper.compare.comparison import compare
 
         if sum(bool(one.points) for one in found.frontiers) < 2:
@@ -332,7 +332,7 @@ class StudyRun:
 
 
 def _on_several_kinds(records: Sequence[Record]) -> bool:
-    """Whether jobs were asked for one of several kinds of device, so that all configs are probed."""
+    """Whether jobs were asked for one of several device types, so that all configs are probed."""
     return any("on" in record for record in records)
 
 

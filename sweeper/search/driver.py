@@ -37,7 +37,7 @@ class Driver:
     and `reason` says so. A training that an earlier study ran at another execution is kept, and costs one speed job at
     this one. Resume is a replay of earlier events through `tell`; what is decided depends on which outcomes there
     are, not on their order, but for two things. Of one kind the latest counts; and speeds and out of memory belong
-    to a kind of device, so earlier runs' count where they come from the kind that was told of last (the kind of this
+    to a device type, so earlier runs' count where they come from the kind that was told of last (the kind of this
     run as soon as it has told anything), or of an unknown one. They belong to a cap on memory too: those under
     another cap count as not there. A training's loss depends on neither: it is kept, unless it is known to have
     needed more memory than the cap allows, or lacks a branch that is asked for now: then it's trained again.
@@ -396,5 +396,5 @@ class Driver:
         return self._choices[config_id]
 
     def _kept(self, config: Config) -> Resolved:
-        """How most of the config's trainings on this kind of device were resolved, the lowest seeds first."""
+        """How most of the config's trainings on this device type were resolved, the lowest seeds first."""
         return majority(one for job_id in self._trials_of[config.config_id] for one in self._outcomes.resolved(job_id))

@@ -1,4 +1,4 @@
-"""A Driver on several kinds of device: speeds are measured on each kind, trainings run on any."""
+"""A Driver on several device types: speeds are measured on each kind, trainings run on any."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sweeper.values.records import Job
 
 
 class OnKinds:
-    """A Driver that is asked for a job for one of the kinds of device that have room.
+    """A Driver that is asked for a job for one of the device types that have room.
 
     The search goes by the first of the `kinds`: its probes settle micro-batches, precision and steps. On the others
     every config's speed is measured beside it; the Driver is to have all configs probed, so that each kind knows all
@@ -87,7 +87,7 @@ class OnKinds:
 
 
 class _Probes:
-    """The speed jobs of a kind of device that the search doesn't go by, nor wait for."""
+    """The speed jobs of a device type that the search doesn't go by, nor wait for."""
 
     def __init__(self, driver: Driver, kind: str) -> None:
         self._driver, self._kind = driver, kind
@@ -129,11 +129,11 @@ class _Probes:
         return replace(probe, on=self._kind, beside=True)
 
     def outcome(self, job: Job) -> Outcome | None:
-        """What measuring a job's speed on this kind of device has come to, None as long as it hasn't."""
+        """What measuring a job's speed on this device type has come to, None as long as it hasn't."""
         return self._outcomes.of_probe(f"{job.probe_id}@{self._kind}")
 
     def measured(self, job: Job) -> Final | Speed | None:
-        """The probe that has measured a job's speed on this kind of device, None without a speed."""
+        """The probe that has measured a job's speed on this device type, None without a speed."""
         has_speed = isinstance(self.outcome(job), float)
         return self._outcomes.counting(f"{job.probe_id}@{self._kind}")[0] if has_speed else None
 

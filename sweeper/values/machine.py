@@ -120,7 +120,7 @@ class Machines:
         return rooms
 
     def kinds(self, *, cpus: int, gpus: int) -> tuple[str, ...]:
-        """The kinds of device for such jobs, the one with most room first; none where they can't be told apart."""
+        """The device types for such jobs, the one with most room first; none where they can't be told apart."""
         rooms = self.room_by_kind(cpus=cpus, gpus=gpus)
         return () if None in rooms else tuple(sorted(map(str, rooms), key=lambda kind: (-rooms[kind], kind)))
 

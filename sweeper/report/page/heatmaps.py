@@ -65,7 +65,7 @@ class HeatMap:
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMaps:
-    """The maps of one kind of device, over the same places, and what a reader has to know of them."""
+    """The maps of one device type, over the same places, and what a reader has to know of them."""
 
     title: str
     note: str

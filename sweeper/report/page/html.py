@@ -34,7 +34,7 @@ from sweeper.report.text import (
     plan_warnings,
     put_last_sentences,
     tied_means,
-    useful_sentence,
+    utilization_sentence,
 )
 from sweeper.values.labels import duration, gibibytes, labels, listed, short
 from sweeper.values.run_folder import RunFolder, write_atomically
@@ -154,7 +154,7 @@ def render(
             for one in found.frontiers
             if one.horizons is not None or one.follow_up is not None
         ],
-        useful=useful_sentence(found.useful),
+        useful=utilization_sentence(found.useful),
         put_last=put_last_sentences(found),
         environment=environment_rows(finals),
         command=command,
@@ -164,7 +164,7 @@ def render(
 
 
 def _section(one: DeviceFrontier, plain: Mapping[str, Any], margins: Mapping[str, float]) -> dict[str, Any]:
-    """What the page shows of one kind of device beside its points."""
+    """What the page shows of one device type beside its points."""
     return {
         "one": one,
         "noise": noise_sentences(one, margins),
@@ -177,7 +177,7 @@ def _section(one: DeviceFrontier, plain: Mapping[str, Any], margins: Mapping[str
 
 
 def _panels(found: Frontier, plain: Mapping[str, Any], finals: Sequence[Mapping[str, Any]]) -> list[curves.Panel]:
-    """Those of the kind of device that the answer is about."""
+    """Those of the device type that the answer is about."""
     scale = curves.scale_of(drawn := curves.with_curves(finals))
     if not found.frontiers or scale is None:
         return []
@@ -225,7 +225,7 @@ def _plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _memory_measured(finals: Sequence[Mapping[str, Any]]) -> str:
-    """What the trials' memory is the memory of, for the kinds of device that measured it."""
+    """What the trials' memory is the memory of, for the device types that measured it."""
     on_cuda = {r["environment"].get("driver") is not None for r in finals}
     own = {
         False: "peak resident memory of the process, libraries included (CPU)",

@@ -74,7 +74,7 @@ def longer_names(found: Frontier, names: Mapping[str, str]) -> dict[str, str]:
 
 
 def planned_outcomes(names: Mapping[str, str], most_seeds: int, records: Sequence[Record]) -> list[Record]:
-    """Of each trial that the study asks for now, the last outcome on each kind of device; without any, its failure.
+    """Of each trial that the study asks for now, the last outcome on each device type; without any, its failure.
 
     In the order of `names`, of the planned configs, and by seed.
     """

@@ -111,7 +111,7 @@ def test_the_plan_is_made(ran):
 
 def test_the_study_runs_and_reports(ran):
     answer = said(ran, "run")
-    assert "Useful fraction" in answer
+    assert "Utilization" in answer
     assert "report: runs/first/full/report.html" in answer
     assert "MLflow did not take" not in answer
     results = ran / "runs" / "first" / "full"

@@ -1,4 +1,4 @@
-"""Several kinds of device measured a study: all losses count on each, speeds on their own alone."""
+"""Several device types measured a study: all losses count on each, speeds on their own alone."""
 
 from dataclasses import replace
 

@@ -48,7 +48,7 @@ def test_seeds_of_two_people_are_one_study(tmp_path):
 def test_a_trial_with_two_results_is_said(tmp_path):
     again = [{**record, "val_loss": 9.0} for record in records(0)]
     a, b = run_folder(tmp_path, "a", records(0)), run_folder(tmp_path, "b", again)
-    assert "2 trials have several results: of one kind of device the last counts" in merge([a, b], tmp_path / "c").said
+    assert "2 trials have several results: of one device type the last counts" in merge([a, b], tmp_path / "c").said
 
 
 def test_what_was_resolved_differently_is_said(tmp_path):

@@ -20,7 +20,7 @@ from sweeper.measurements.drift import (
     Drift,
     Measurement,
     ReferenceLog,
-    drift_doubts,
+    drift_caveats,
     interpolated,
     measured_at,
     p_equal,
@@ -297,9 +297,9 @@ def test_the_sentence_says_what_became_of_it(changes, said):
 
 
 def test_a_doubt_is_for_large_movements_alone():
-    assert drift_doubts(None) == drift_doubts(drift()) == drift_doubts(drift(low=-0.2, p=0.2)) == ()
-    (corrected,) = drift_doubts(drift(low=-0.06))
+    assert drift_caveats(None) == drift_caveats(drift()) == drift_caveats(drift(low=-0.2, p=0.2)) == ()
+    (corrected,) = drift_caveats(drift(low=-0.06))
     assert corrected.startswith("Devices drifted by 6.4%")
-    (jumped,) = drift_doubts(drift(low=-0.06, corrected=False))
+    (jumped,) = drift_caveats(drift(low=-0.06, corrected=False))
     assert "jumped by 6.4%" in jumped
     assert "quiet machine" in jumped

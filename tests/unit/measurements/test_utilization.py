@@ -1,4 +1,4 @@
-"""Useful and held seconds of hand-made ledgers, worked out by hand."""
+"""Utilization and held seconds of hand-made ledgers, worked out by hand."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.ledger.file import read
-from sweeper.measurements.utilization import of_own_seconds, useful_fraction
+from sweeper.measurements.utilization import of_own_seconds, utilization
 
 ROOT = Path(__file__).parents[3]
 
@@ -36,7 +36,7 @@ def in_order(*parts):
 
 def test_one_run_on_one_device():
     records = [started(0), *trial("a-s0", 5, 20, 10.0, 1.0), *trial("b-s0", 20, 40, 14.0, 1.0)]
-    found = useful_fraction(records)
+    found = utilization(records)
     assert (found.useful_s, found.held_s, found.runs) == (26.0, 40.0, 1)
     assert found.fraction == pytest.approx(26 / 40)
     assert [(t.trial_id, t.useful_s, t.held_s) for t in found.trials] == [("a-s0", 11.0, 15.0), ("b-s0", 15.0, 20.0)]
@@ -51,7 +51,7 @@ def test_probes_timing_and_failed_attempts_are_held_and_not_useful():
         *trial("a-s0", 21, 41, 12.0, timing=4.0),
         line("asked", 41, "b-s0"), line("failed", 51, "b-s0"),
     ]  # fmt: skip
-    found = useful_fraction(records)
+    found = utilization(records)
     assert (found.useful_s, found.held_s) == (12.0, 51.0)
     assert [(t.trial_id, t.held_s) for t in found.trials] == [("a-s0", 20.0)], "from the attempt that ended well"
 
@@ -61,14 +61,14 @@ def test_an_interrupted_run_and_the_one_that_goes_on_do_not_count_the_night_betw
         started(0), *trial("a-s0", 2, 12, 8.0), line("asked", 12, "b-s0"), line("rung", 15, "b-s0"),
         started(40_000), *trial("b-s0", 40_003, 40_013, 8.0),
     ]  # fmt: skip
-    found = useful_fraction(records)
+    found = utilization(records)
     assert (found.useful_s, found.held_s, found.runs) == (16.0, 12.0 + 13.0, 2)
     assert [t.held_s for t in found.trials] == [10.0, 10.0]
 
 
 def test_what_a_checkpoint_brought_along_was_done_before():
     resumed = {"resumed": {"tokens": 1024, "seconds": {"train": 30.0, "evaluate": 1.0}}}
-    found = useful_fraction([started(0), *trial("a-s0", 0, 20, 45.0, 3.0, environment=resumed)])
+    found = utilization([started(0), *trial("a-s0", 0, 20, 45.0, 3.0, environment=resumed)])
     assert (found.useful_s, found.held_s) == (17.0, 20.0)
 
 
@@ -76,33 +76,33 @@ def test_two_devices_are_both_held_until_the_last_outcome():
     records = in_order(
         [started(0, devices=2)], trial("a-s0", 1, 31, 25.0), trial("b-s0", 1, 11, 5.0), trial("c-s0", 11, 21, 5.0)
     )
-    found = useful_fraction(records)
+    found = utilization(records)
     assert (found.useful_s, found.held_s) == (35.0, 62.0)
 
 
 def test_a_run_without_an_outcome_holds_nothing_that_can_be_told():
-    found = useful_fraction([started(0), line("asked", 1, "a-s0")])
+    found = utilization([started(0), line("asked", 1, "a-s0")])
     assert (found.fraction, found.useful_s, found.held_s, found.trials) == (None, 0.0, 0.0, ())
-    assert useful_fraction([]).fraction is None
+    assert utilization([]).fraction is None
 
 
 def test_without_start_lines_a_run_starts_with_its_first_job():
     killed = [*trial("a-s0", 10, 20, 8.0), line("asked", 20, "b-s0")]
     resumed = [*trial("b-s0", 25, 35, 8.0)]
     next_day = [*trial("c-s0", 90_000, 90_010, 8.0)]
-    found = useful_fraction([*killed, *resumed, *next_day])
+    found = utilization([*killed, *resumed, *next_day])
     assert (found.useful_s, found.held_s, found.runs) == (24.0, 30.0, 3)
 
 
 def test_without_start_lines_devices_are_as_many_as_had_a_job():
-    found = useful_fraction(in_order(trial("a-s0", 0, 10, 8.0), trial("b-s0", 0, 20, 18.0)))
+    found = utilization(in_order(trial("a-s0", 0, 10, 8.0), trial("b-s0", 0, 20, 18.0)))
     assert found.held_s == 40.0
 
 
 @pytest.mark.parametrize("name", ["first", "depth_vs_ffn_cpu"])
 def test_recorded_ledgers_from_before_start_lines_are_read(name):
     records = read(ROOT / "benchmarks" / "results" / name / "ledger.jsonl")
-    found = useful_fraction(records)
+    found = utilization(records)
     assert found.runs >= 1
     assert len(found.trials) == sum(record["type"] == "final" for record in records)
     assert 0 < found.fraction < 1

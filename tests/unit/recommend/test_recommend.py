@@ -200,7 +200,7 @@ def test_what_lies_beside_the_peak_counts_to_the_memory_limit(made):
         (["--max-params", "big", "--max-memory", "16GB"], ["--max-params: 'big' is no number", "--max-memory: GB"]),
         (["--min-tokens-per-s", "0"], ["--min-tokens-per-s: 0 is too small"]),
         (["--max-memory", "16"], ["--max-memory: 16 is too small; at least 1MiB"]),
-        (["--device", "H200"], ["--device H200: no kind of device that was measured; there are a CPU"]),
+        (["--device", "H200"], ["--device H200: no device type that was measured; there are a CPU"]),
     ],
 )
 def test_bad_limits_say_what_would_be_right(made, flags, expected):

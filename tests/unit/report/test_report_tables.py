@@ -16,7 +16,7 @@ from rich.console import Console
 from sweeper.frontier.answer import answer
 from sweeper.frontier.frontiers import frontier
 from sweeper.ledger.lines import event_record
-from sweeper.measurements.utilization import Useful
+from sweeper.measurements.utilization import Utilization
 from sweeper.planning.resolving import MicroBatches
 from sweeper.report.facts import MOST_TIES, noise_sentences
 from sweeper.report.figures import frontier_svg
@@ -30,7 +30,7 @@ from sweeper.report.tables import (
     status_table,
     summary,
 )
-from sweeper.report.text import resolved_text, tie_groups, useful_sentence
+from sweeper.report.text import resolved_text, tie_groups, utilization_sentence
 from sweeper.search.driver import Driver
 from sweeper.search.grid import Grid
 from sweeper.values.events import Failed
@@ -311,14 +311,14 @@ def test_tables_load_without_the_heavy_libraries():
 
 def test_the_useful_fraction_is_said_in_a_unit_that_fits():
     def said(held_s):
-        useful = Useful(fraction=0.5, useful_s=held_s / 2, held_s=held_s, runs=1, trials=())
-        return useful_sentence(useful).split(": ", 1)[1]
+        useful = Utilization(fraction=0.5, useful_s=held_s / 2, held_s=held_s, runs=1, trials=())
+        return utilization_sentence(useful).split(": ", 1)[1]
 
     assert said(90.0).startswith("of 1.5 device-minutes that were held, 0.8 went")
     assert said(30.0).startswith("of 30.0 device-seconds that were held, 15.0 went")
     assert said(7200.0).startswith("of 2.0 device-hours that were held, 1.0 went")
-    nothing = Useful(fraction=None, useful_s=0.0, held_s=0.0, runs=0, trials=())
-    assert useful_sentence(nothing) == ""
+    nothing = Utilization(fraction=None, useful_s=0.0, held_s=0.0, runs=0, trials=())
+    assert utilization_sentence(nothing) == ""
 
 
 def test_what_was_resolved_is_said_in_few_words():

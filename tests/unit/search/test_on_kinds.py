@@ -1,4 +1,4 @@
-"""Several kinds of device in one cluster: speeds measured on each, trainings anywhere, the search by the first."""
+"""Several device types in one cluster: speeds measured on each, trainings anywhere, the search by the first."""
 
 import random
 from collections import Counter
