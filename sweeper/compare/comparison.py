@@ -26,6 +26,8 @@ from sweeper.measurements.drift import reference_log
 from sweeper.measurements.measured import PlannedPoint, Seeds, measured, tokens_per_s
 from sweeper.measurements.resolved import resolved_points, without_winning_probes
 from sweeper.stats.additive_fit import CONFIDENCE, AdditiveFit, Difference, Observation, fit, t_quantile
+from sweeper.stats.rank import kendall_tau
+from sweeper.stats.welch import summed
 from sweeper.values.labels import labels, listed
 from sweeper.values.records import SCHEMA, Record
 
@@ -318,10 +320,8 @@ def _welch(a: float | None, b: float | None, degrees_of_freedom: Sequence[int]) 
     """Half of the interval of a difference of two means with standard errors `a` and `b`."""
     if a is None or b is None:
         return None
-    variance, squares = a**2 + b**2, a**4 / degrees_of_freedom[0] + b**4 / degrees_of_freedom[1]
-    if not squares:
-        return 0.0
-    return t_quantile(0.5 + CONFIDENCE / 2, variance**2 / squares) * math.sqrt(variance)
+    variance, df = summed([(a**2, degrees_of_freedom[0]), (b**2, degrees_of_freedom[1])])
+    return t_quantile(0.5 + CONFIDENCE / 2, df) * math.sqrt(variance)
 
 
 def _taus(rows: Sequence[Row]) -> dict[str, Tau]:
@@ -333,12 +333,10 @@ def _taus(rows: Sequence[Row]) -> dict[str, Tau]:
 
 
 def _tau(values: Sequence[tuple[float, float]]) -> Tau:
-    from scipy.stats import kendalltau
-
     orders = list(zip(*values, strict=True))
     if any(len(set(order)) < 2 for order in orders) or not orders:
         return Tau(tau=None, n=len(values))
-    return Tau(tau=float(kendalltau(*orders).statistic), n=len(values))
+    return Tau(tau=kendall_tau(*orders), n=len(values))
 
 
 def _notes(a: Side, b: Side) -> Iterator[str]:

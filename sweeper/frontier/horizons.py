@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sweeper.model.shape import Shape
 from sweeper.stats.additive_fit import CONFIDENCE, AdditiveFit, Observation, fit, t_quantile
+from sweeper.stats.rank import kendall_tau
 from sweeper.values.records import Record
 
 Quantity = Literal["tokens", "train_flops", "train_seconds"]
@@ -285,7 +286,7 @@ def agreement(
         )
     low, high = _interval(drawn)
     return Agreement(
-        tau=_tau(before.means, after.means),
+        tau=kendall_tau(before.means, after.means),
         low=low,
         high=high,
         pairs=len(turned),
@@ -304,13 +305,6 @@ def _resolved(
     cofactor = own[first] + own[second] - 2 * one.cofactors[first, second]
     half = t_quantile(0.5 + CONFIDENCE / 2, one.degrees_of_freedom) * np.sqrt(one.variance * np.maximum(cofactor, 0))
     return np.abs(gap) > half
-
-
-def _tau(before: NDArray[np.float64], after: NDArray[np.float64]) -> float | None:
-    from scipy.stats import kendalltau
-
-    tau = float(kendalltau(before, after).statistic)
-    return tau if math.isfinite(tau) else None
 
 
 def _interval(drawn: tuple[NDArray[np.float64], NDArray[np.float64]] | None) -> tuple[float | None, float | None]:

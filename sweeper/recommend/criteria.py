@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from sweeper.frontier.points import Point
 from sweeper.stats.additive_fit import CONFIDENCE, POWER, AdditiveFit, Difference, t_quantile
+from sweeper.stats.welch import summed
 from sweeper.values.objectives import MARGINS
 
 MOST_SEEDS = 100
@@ -88,9 +89,7 @@ def lead(criterion: Criterion, a: Point, b: Point, fits: Mapping[str, AdditiveFi
 
 def of_variances(value: float, variances: list[tuple[float, float]]) -> Lead:
     """A lead whose variance is the sum of several, each with its degrees of freedom."""
-    whole = sum(variance for variance, _ in variances)
-    terms = sum(variance**2 / df for variance, df in variances if variance)
-    df = whole**2 / terms if terms else max(df for _, df in variances)
+    whole, df = summed(variances)
     error = math.sqrt(whole)
     half = t_quantile(0.5 + CONFIDENCE / 2, df) * error
     return Lead(value=value, standard_error=error, degrees_of_freedom=df, low=value - half, high=value + half)
