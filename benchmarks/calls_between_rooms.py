@@ -54,10 +54,10 @@ def seen(frame, event, argument):
             if up:
                 counts[caller + " -> " + called] += 1
 
-try:
-    from sweeper.commands.main import main
-except ModuleNotFoundError:
+if os.path.exists(package + "cli.py"):  # a checkout from before the rooms
     from sweeper.cli import main
+else:
+    from sweeper.commands.main import main
 threading.setprofile(seen)
 sys.setprofile(seen)
 code = main(["run", "study.yaml", "--runner", "in-process"])
