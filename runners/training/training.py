@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from sweeper.runners.training.optimizer import make_optimizer, parametrization_f
 from sweeper.values.records import Job
 from sweeper.values.schedule import Schedule
 
+CURVE_POINTS = 256
 UNSCHEDULED_STEPS = 1000
 """The schedule of a speed job whose recipe gives minutes: its learning rates don't matter."""
 
@@ -124,3 +127,14 @@ def _filled(tokens_BT: Tensor, batch_size: int) -> Tensor:
     """(≤ batch_size, T) → (batch_size, T): the rows over and over."""
     rows = len(tokens_BT)
     return tokens_BT if rows == batch_size else tokens_BT.repeat(-(-batch_size // rows), 1)[:batch_size]
+
+
+def thinned(losses: list[float], *, tokens_per_step: int) -> tuple[tuple[int, float], ...]:
+    """At most CURVE_POINTS points (tokens so far, mean finite loss of the steps since the last point)."""
+    stride = max(1, math.ceil(len(losses) / CURVE_POINTS))
+    points = []
+    for start in range(0, len(losses), stride):
+        part = [loss for loss in losses[start : start + stride] if math.isfinite(loss)]
+        if part:
+            points.append(((start + stride) * tokens_per_step, statistics.fmean(part)))
+    return tuple((min(tokens, len(losses) * tokens_per_step), loss) for tokens, loss in points)

@@ -28,7 +28,7 @@ from sweeper.runners.training import between_jobs, branches, reference
 from sweeper.runners.training.clock import Clock
 from sweeper.runners.training.speeds import MIN_WINDOWS, window_seconds
 from sweeper.runners.training.surroundings import Surroundings
-from sweeper.runners.training.training import Training, evaluate
+from sweeper.runners.training.training import Training, evaluate, thinned
 from sweeper.values.errors import CantWrite, DataError
 from sweeper.values.events import Event, Final, Rung, Speed
 from sweeper.values.records import Job, Status
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from sweeper.runners.training.checkpoint import Checkpoints, Saved
 
 RUNGS = 10
-CURVE_POINTS = 256
 PROBE_WINDOWS = 5
 PROBE_WINDOW_SECONDS = 0.5
 
@@ -396,14 +395,3 @@ class _Run:
 
 def _named(fraction: float) -> str:
     return f"the branch at {100 * fraction:.3g}% of the tokens"
-
-
-def thinned(losses: list[float], *, tokens_per_step: int) -> tuple[tuple[int, float], ...]:
-    """At most 256 points (tokens so far, mean finite loss of the steps since the last point)."""
-    stride = max(1, math.ceil(len(losses) / CURVE_POINTS))
-    points = []
-    for start in range(0, len(losses), stride):
-        part = [loss for loss in losses[start : start + stride] if math.isfinite(loss)]
-        if part:
-            points.append(((start + stride) * tokens_per_step, statistics.fmean(part)))
-    return tuple((min(tokens, len(losses) * tokens_per_step), loss) for tokens, loss in points)

@@ -11,8 +11,8 @@ from trial_jobs import job, write_chain
 from sweeper.ledger.lines import event_record
 from sweeper.runners.data.dataset import held_out_batches, open_data
 from sweeper.runners.training.job_run import DEFAULT_TARGET, JobRun
-from sweeper.runners.training.training import Training
-from sweeper.runners.training.trial import run_job, thinned
+from sweeper.runners.training.training import Training, thinned
+from sweeper.runners.training.trial import run_job
 from sweeper.values.schedule import Schedule
 from tests.fakes import FakeTime
 

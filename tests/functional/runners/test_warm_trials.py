@@ -15,7 +15,6 @@ from sweeper.runners.device.memory import resident_bytes
 from sweeper.runners.device.peaks import Peak
 from sweeper.runners.training import between_jobs, surroundings, trial
 from sweeper.runners.training.training import Training
-from sweeper.runners.training.trial import run_job
 from sweeper.running.progress import Progress
 from sweeper.running.session import Session
 from sweeper.tracking.projection import Projection
@@ -37,7 +36,7 @@ def brief(monkeypatch):
 
 
 def last(run):
-    *_, outcome = run_job(run)
+    *_, outcome = trial.run_job(run)
     return outcome
 
 
@@ -149,7 +148,7 @@ def test_a_nan_under_fp8_is_trained_again_in_bf16_with_the_same_seed(chain, brie
     fp8 = {"precision": "fp8", "fp8_backend": "torchao", "fp8_filter": "none"}
     bf16 = last(job(chain, precision="bf16", seed=3))
     plant(monkeypatch, at=20, happens=lose)
-    *rungs, outcome = run_job(job(chain, seed=3, **fp8))
+    *rungs, outcome = trial.run_job(job(chain, seed=3, **fp8))
     assert (outcome.status, outcome.val_loss, outcome.curve) == ("ok", bf16.val_loss, bf16.curve)
     assert outcome.job.config.recipe.precision == "fp8"
     assert (outcome.job.resolved.precision, outcome.job.trial_id) == ("bf16", job(chain, seed=3, **fp8).trial_id)
@@ -160,7 +159,7 @@ def test_a_nan_under_fp8_is_trained_again_in_bf16_with_the_same_seed(chain, brie
     begun = next(n for n in range(1, len(tokens)) if tokens[n] <= tokens[n - 1])
     assert {rung.job.precision for rung in rungs[:begun]} == {"fp8"}
     assert {rung.job.precision for rung in rungs[begun:]} == {"bf16"}
-    assert tokens[begun:] == [rung.tokens for rung in list(run_job(job(chain, precision="bf16", seed=3)))[:-1]]
+    assert tokens[begun:] == [rung.tokens for rung in list(trial.run_job(job(chain, precision="bf16", seed=3)))[:-1]]
     assert outcome.seconds["timing"] > 0  # the steps of the lost training, none of which was useful
     assert bf16.seconds["timing"] == 0
 
