@@ -1,4 +1,4 @@
-"""Run folders as commands speak of them: shown from here, refused where they can't be used, their profile."""
+"""Paths as users read them, run folders that can't be used, and where this package lies."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sweeper.values.errors import UsageError
 from sweeper.values.run_folder import FULL, RunFolder, writing
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager
