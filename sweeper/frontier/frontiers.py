@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from sweeper.frontier.at_time import at_equal_time, mean_trial_seconds
 from sweeper.frontier.attainment import Interval, Surface, attainment, hypervolume_interval
 from sweeper.frontier.caveats import device_caveats, held_equal, nuisance_caveats, study_caveats, undecided_caveats
+from sweeper.frontier.decision import Decide, Decision, decide
 from sweeper.frontier.differences import Best, LossDifference, best_of_each, ties_and_gap
 from sweeper.frontier.estimates import DeviceEstimates, estimates_by_device
 from sweeper.frontier.horizons import HeldForLonger, Horizons, held_for_longer, horizons
@@ -26,6 +28,8 @@ from sweeper.stats.additive_fit import AdditiveFit
 from sweeper.values.errors import UsageError
 from sweeper.values.objectives import DIRECTIONS, MARGINS
 from sweeper.values.records import Config, Record
+
+EQUAL_TIME = Decide()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,7 @@ class DeviceFrontier:
     drift: Drift | None
     horizons: Horizons | None
     follow_up: HeldForLonger | None
+    decision: Decision
     doubts: tuple[str, ...]
     fits: Mapping[str, AdditiveFit] = field(repr=False, compare=False)
     precision_pairs: tuple[PrecisionPair, ...] = ()
@@ -116,6 +121,7 @@ def frontier(
     planned: Sequence[PlannedPoint],
     objectives: Mapping[str, str],
     margins: Mapping[str, float] = MARGINS,
+    decide: Decide = EQUAL_TIME,
     nuisance: Sequence[str] = (),
     seeds: Seeds = None,
     most_seeds: int | None = None,
@@ -126,7 +132,8 @@ def frontier(
     """The frontier of each device type that measured at least one of the `planned` points.
 
     `records` are ledger lines; those of ids not planned are ignored. A difference within its objective's of `margins`
-    doesn't matter (nats of val_loss, a fraction of tokens_per_s). Of configs that differ in `nuisance` axes alone
+    doesn't matter (nats of val_loss, a fraction of tokens_per_s). `decide`: what the answer goes by. Of configs that
+    differ in `nuisance` axes alone
     only the best is a point (`sweeper.measurements.nuisance_axes`). `seeds` is how many each config should have
     (trials of further seeds are ignored), None to go by what was asked, and `most_seeds` how many any may get, where
     that depends on outcomes; `to_propose` are the trainings of configs that the search has yet to choose; `put_last`
@@ -153,7 +160,7 @@ def frontier(
             ),
         )
         for one in (
-            _device_frontier(records, judged, planned, objectives, margins, nuisance)
+            _device_frontier(records, judged, planned, objectives, margins, nuisance, decide)
             for judged in estimates_by_device(
                 records, planned, objectives, margins=margins, seeds=seeds, nuisance=nuisance
             )
@@ -182,6 +189,7 @@ def _device_frontier(
     objectives: Mapping[str, str],
     margins: Mapping[str, float],
     nuisance: Sequence[str],
+    how: Decide,
 ) -> DeviceFrontier:
     m, points, fits, tuned, draws = judged.measured, judged.points, judged.fits, judged.at_best.tuned, judged.draws
     if draws is not None:
@@ -211,6 +219,13 @@ def _device_frontier(
         held_equal=held_equal(configs, _tokens(list(judged.here))),
         tuned=tuned,
         drift=judged.log.drift,
+        decision=decide(
+            points,
+            fits["val_loss"],
+            at_equal_time(m.trials, points, fits["tokens_per_s"]),
+            how,
+            trial_seconds=mean_trial_seconds(m.finals),
+        ),
         follow_up=None,
         horizons=horizons(m.trials, {p.config.config_id: label for p, label in judged.here.items()}),
         doubts=(

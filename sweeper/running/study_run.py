@@ -266,9 +266,15 @@ class StudyRun:
 
     def frontier(self, records: Sequence[Record]) -> Frontier:
         """The frontier of each device type that `records` are from."""
+        from sweeper.frontier.decision import Decide
         from sweeper.frontier.frontiers import frontier
 
         study, driver = self.loaded.study, self.replayed(records)
+        how = (
+            Decide(by=study.decide)
+            if isinstance(study.decide, str)
+            else Decide(by="loss_within", within=study.decide.loss_within)
+        )
         return frontier(
             records,
             study=study.name,
@@ -276,6 +282,7 @@ class StudyRun:
             planned=self.points(driver, records),
             objectives=study.objectives,
             margins=study.margins.model_dump(),
+            decide=how,
             nuisance=study.nuisance,
             seeds=self.seeds(driver, records),
             most_seeds=study.trial.most_seeds if study.trial.most_seeds > study.trial.first_seeds else None,

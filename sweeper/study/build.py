@@ -33,6 +33,7 @@ def build(document: Document, axes: Mapping[str, Axis], *, data: str) -> Study:
         search=document.search,
         objectives=document.objectives,
         margins=document.margins,
+        decide=document.decide,
         nuisance=document.nuisance,
         resources=document.resources,
         follow_up=document.follow_up,

@@ -281,6 +281,18 @@ class Margins(_Frozen):
     tokens_per_s: Fraction = MARGINS["tokens_per_s"]
 
 
+class LossWithin(_Frozen):
+    """`{loss_within: 0.02}`: the fastest config whose mean loss is at most so many nats above the lowest."""
+
+    loss_within: Annotated[float, Real(below=10, kind="count")]
+
+
+Decide = Annotated[
+    Annotated[Literal["equal_time", "equal_tokens"], Tag(f"{TAG}number")] | Annotated[LossWithin, Tag(f"{TAG}fields")],
+    Discriminator(_form),
+]
+
+
 class Document(_Frozen):
     """A study's YAML with its profile merged in and `profiles` taken out. `axes` as written."""
 
@@ -299,6 +311,10 @@ class Document(_Frozen):
     objectives: Mapping[str, Literal["min", "max"]] = DEFAULT_OBJECTIVES
     margins: Margins = Field(
         default=Margins(), description="Differences that don't matter, such as {val_loss: 0.01, tokens_per_s: 2%}."
+    )
+    decide: Decide = Field(
+        default="equal_time",
+        description="What the answer goes by: equal_time, equal_tokens, or {loss_within: 0.02}, the fastest that near.",
     )
     nuisance: tuple[str, ...] = Field(
         default=(), description="Axes, such as optimizer.lr, of which each shape is judged at its best value."
@@ -333,6 +349,7 @@ class Study(_Frozen):
     search: Search = Search()
     objectives: Mapping[str, Literal["min", "max"]] = DEFAULT_OBJECTIVES
     margins: Margins = Margins()
+    decide: Decide = "equal_time"
     nuisance: tuple[str, ...] = ()
     resources: Resources = Resources()
     follow_up: FollowUpFields | None = None

@@ -1,18 +1,17 @@
 """Which config has the lowest loss after equal training time, on one device type.
 
 T is the shortest of all configs' whole trainings: tokens ÷ the config's own speed, never clock time. A config's loss
-at T is read along a straight line in log–log between its cooled losses (branches, the end, a follow-up). With
-L = exp(Σ w log μ) over the two lengths around its tokens at T, and the speeds' errors moving those tokens, the
-variance of a difference follows from the first derivatives: of the losses through `sweeper.stats.repeated_measures`
-(lengths, configs and seeds together), of the speeds through their own fit; its degrees of freedom are Satterthwaite's
-(Biometrics Bulletin 2, 1946).
+at T is read in log–log along the parabola through the three cooled losses (branches, the end, a follow-up) nearest to
+its tokens at T, or the line through two. With L = exp(Σ w log μ) over these lengths, w being Lagrange's, and the
+speeds' errors moving those tokens, the variance of a difference follows from the first derivatives: of the losses
+through `sweeper.stats.repeated_measures` (lengths, configs and seeds together), of the speeds through their own fit;
+its degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946).
 
 Where the shortest cooled length takes longer than T, the loss there is a lower bound of that at T, as more tokens make
 a lower loss: such a config may be ruled out, and is not told otherwise.
 
-A config is ruled out where both the 95% interval of its difference to the lowest leaves out zero and so does the
-comparison of all with the best (Hsu, Journal of the American Statistical Association 79, 1984), so that the config
-that is truly the best is ruled out in one study of twenty at most.
+Differences are to the lowest that is told, with the intervals of `sweeper.stats.dunnett.above_lowest`; a config is
+ruled out where its interval is above zero.
 """
 
 from __future__ import annotations
@@ -20,16 +19,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.stats.additive_fit import CONFIDENCE, AdditiveFit, Difference, t_quantile
-from sweeper.stats.dunnett import dunnett_quantile
+from sweeper.stats.dunnett import above_lowest
 from sweeper.stats.repeated_measures import RepeatedFit, fit_repeated
 
-AtEqualTime = Literal["lowest", "as good", "ruled out", "not told"]
+ROUNDING = 1e-9
+MOST_LENGTHS = 3
+"""Through so many cooled losses at most a config's curve is drawn."""
+Verdict = Literal["lowest", "as good", "ruled out", "not told"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class LossAtTime:
     high: float | None
     bound: bool
     difference: Difference | None
-    standing: AtEqualTime
+    verdict: Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,10 @@ class EqualTime:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """A config's loss at T and its derivatives: by its means [lengths], and by the log of its own speed ÷ the pace's."""
+    """A config's loss at T and its derivatives: by its means [lengths], and by the log of its speed.
+
+    The speed is over that of the training which is done first.
+    """
 
     config: int
     tokens: float
@@ -94,11 +100,12 @@ def equal_time(trials: Sequence[CooledTrial], speeds: AdditiveFit, probe_ids: Ma
     pace = int(np.argmin(log_seconds))
     reached = np.exp(log_seconds[pace] + log_speeds)
     reached[pace] = lengths[pace, -1]
+    probes = [probe_ids[config_id] for config_id in fitted.treatments]
+    errors = [speeds.difference(probe, probes[pace]).standard_error or 0.0 for probe in probes]
     readings = [
-        _reading(config, float(n), lengths[config], fitted.means[config], follows=config != pace)
+        _reading(config, float(n), lengths[config], fitted.means[config], log_tokens_error=errors[config])
         for config, n in enumerate(reached)
     ]
-    probes = [probe_ids[config_id] for config_id in fitted.treatments]
     return EqualTime(
         seconds=math.exp(log_seconds[pace]), losses=_judged(readings, _Errors(fitted, speeds, probes, pace))
     )
@@ -142,30 +149,36 @@ def _fitted(trials: Sequence[CooledTrial]) -> tuple[RepeatedFit, NDArray[np.floa
 
 
 def _reading(
-    config: int, tokens: float, lengths: NDArray[np.float64], means: NDArray[np.float64], *, follows: bool
+    config: int, tokens: float, lengths: NDArray[np.float64], means: NDArray[np.float64], *, log_tokens_error: float
 ) -> _Reading:
-    """Between the two lengths around `tokens`; `follows`: whether its tokens depend on speeds, not those of the pace."""
-    if tokens < lengths[0]:
+    """At `tokens`, which speeds tell with `log_tokens_error`; twice that below the shortest length is at it."""
+    if tokens < lengths[0] * math.exp(-2 * log_tokens_error - ROUNDING):
         by_means = np.eye(len(means))[0]
         return _Reading(
             config=config, tokens=tokens, loss=float(means[0]), by_means=by_means, by_log_speed=0.0, bound=True
         )
-    right = int(np.clip(np.searchsorted(lengths, tokens), 1, len(lengths) - 1))
-    left = right - 1
-    span = math.log(lengths[right] / lengths[left])
-    weight = min(1.0, math.log(tokens / lengths[left]) / span)
-    loss = float(means[left] ** (1 - weight) * means[right] ** weight)
+    near = np.sort(np.argsort(np.abs(np.log(lengths / tokens)), kind="stable")[:MOST_LENGTHS])
+    weights, by_log_tokens = _lagrange(np.log(lengths[near]), math.log(min(tokens, float(lengths[-1]))))
+    logs = np.log(means[near])
+    loss = float(np.exp(weights @ logs))
     by_means = np.zeros(len(means))
-    by_means[[left, right]] = loss * (1 - weight) / means[left], loss * weight / means[right]
-    slope = loss * math.log(means[right] / means[left]) / span
+    by_means[near] = loss * weights / means[near]
+    slope = loss * float(by_log_tokens @ logs)
     return _Reading(
         config=config,
         tokens=tokens,
         loss=loss,
         by_means=by_means,
-        by_log_speed=slope if follows else 0.0,
+        by_log_speed=slope,
         bound=False,
     )
+
+
+def _lagrange(places: NDArray[np.float64], at: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of values at `places` the weights that make the polynomial's value at `at`, and those of its slope there."""
+    powers = np.arange(len(places))
+    solved = np.linalg.inv(np.vander(places - at, increasing=True))
+    return solved[0], solved[1] if len(powers) > 1 else np.zeros(1)
 
 
 @dataclass(frozen=True)
@@ -182,13 +195,18 @@ class _Errors:
         loss, speed = self._of_losses(a, b), self._of_speeds(a, b)
         if loss is None or speed is None:
             return None
-        variance = loss + speed
+        seeds = 0.0 if b is None else self._of_seeds(a, b)
+        parts = [(loss, self.fitted.degrees_of_freedom), (seeds, self.fitted.blocks - 1)]
+        parts += [] if self.speeds is None else [(speed, self.speeds.degrees_of_freedom)]
+        variance = loss + seeds + speed
         if variance == 0:
             return 0.0, float(self.fitted.degrees_of_freedom)
-        parts = loss**2 / self.fitted.degrees_of_freedom
-        if speed and self.speeds is not None:
-            parts += speed**2 / self.speeds.degrees_of_freedom
-        return math.sqrt(variance), variance**2 / parts
+        return math.sqrt(variance), variance**2 / sum(part**2 / df for part, df in parts if part)
+
+    def _of_seeds(self, a: _Reading, b: _Reading) -> float:
+        """What seeds do at one length more than at another doesn't cancel between configs that are read at both."""
+        apart = a.by_means - b.by_means
+        return float(apart @ self.fitted.of_blocks @ apart) / self.fitted.blocks
 
     def _of_losses(self, a: _Reading, b: _Reading | None) -> float | None:
         noise = self.fitted.covariance
@@ -212,13 +230,12 @@ class _Errors:
                 probe = self.probes[place]
                 weights[probe] = weights.get(probe, 0.0) + sign * part * one.by_log_speed
         variance = 0.0
-        for one, own in weights.items():
-            for other, others in weights.items():
-                if own and others and one != other:
-                    error = self.speeds.difference(one, other).standard_error
-                    if error is None:
-                        return None
-                    variance -= own * others * error**2 / 2
+        for (probe, own), (other, others) in combinations(weights.items(), 2):
+            if own and others:
+                error = self.speeds.difference(probe, other).standard_error
+                if error is None:
+                    return None
+                variance -= own * others * error**2
         return max(variance, 0.0)
 
 
@@ -229,13 +246,13 @@ def _judged(readings: Sequence[_Reading], errors: _Errors) -> tuple[LossAtTime, 
 
 def _loss(one: _Reading, lowest: _Reading, errors: _Errors, *, comparisons: int) -> LossAtTime:
     own = _interval(one.loss, errors.of(one))
-    difference, standing = None, "lowest"
+    difference: Difference | None = None
+    verdict: Verdict = "lowest"
     if one is not lowest:
-        error = errors.of(one, lowest)
-        difference = _interval(one.loss - lowest.loss, error)
-        out = error is not None and _is_worse(difference, error[1], comparisons)
-        standing = "ruled out" if out else "not told" if one.bound or error is None else "as good"
-    made: Any = standing
+        error, apart = errors.of(one, lowest), one.loss - lowest.loss
+        difference = _interval(apart, None) if error is None else above_lowest(apart, error[0], comparisons, error[1])
+        out = difference.low is not None and difference.low > 0
+        verdict = "ruled out" if out else "not told" if one.bound or error is None else "as good"
     return LossAtTime(
         config_id=errors.fitted.treatments[one.config],
         tokens=one.tokens,
@@ -244,15 +261,8 @@ def _loss(one: _Reading, lowest: _Reading, errors: _Errors, *, comparisons: int)
         high=own.high,
         bound=one.bound,
         difference=difference,
-        standing=made,
+        verdict=verdict,
     )
-
-
-def _is_worse(difference: Difference, degrees_of_freedom: float, comparisons: int) -> bool:
-    if difference.low is None or difference.standard_error is None:
-        return False
-    needed = dunnett_quantile(CONFIDENCE, comparisons, degrees_of_freedom) * difference.standard_error
-    return difference.low > 0 and difference.value > needed
 
 
 def _interval(value: float, error: tuple[float, float] | None) -> Difference:
