@@ -51,6 +51,9 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         "report", "the frontier again, from the ledger, with its files; of several run folders, side by side"
     )
     _folder_options(report, out="where run folders are (runs); of several, the folder to write their report into")
+    report.add_argument(
+        "--details", action="store_true", help="all that the page has: ties, noise, what was held equal"
+    )
     report.add_argument("more", type=Path, nargs="*", metavar="DIR", help="more run folders: reported together")
     _recommend_options(command("recommend", "what to train, for four uses, under limits; how sure that is"))
     merge = command("merge", "ledgers of the same study, from several people or devices, put together and reported")

@@ -26,5 +26,5 @@ def report(arguments: Any) -> None:
         print(json.dumps(frontier_json(result), indent=2))
     else:
         terminal = console()
-        terminal.print(report_text(result, run.by_device(records, result)))
+        terminal.print(report_text(result, run.by_device(records, result), details=arguments.details))
         terminal.print(f"report: {shown(run.folder.report)}")

@@ -72,7 +72,8 @@ class _Words:
         if decision.by == "loss_within":
             return f"the fastest whose mean loss is at most {decision.within:g} nats above the lowest {at}"
         if decision.settled:
-            return f"the lowest loss {at}, shown against all {self._several - 1} others"
+            others = "the other" if self._several == 2 else f"all {self._several - 1} others"
+            return f"the lowest loss {at}, shown against {others}"
         fastest = self._is_fastest(self._choice)
         lowest = min(self._one.points, key=_loss).config_id == self._choice.config_id
         if decision.by == "equal_time":
@@ -147,10 +148,9 @@ class _Words:
         """What isn't settled, what is at stake, and what settling it costs."""
         decision, said = self._decision, []
         if (still := decision.open) is not None:
-            names = listed([self._points[point_id].label for point_id in still.point_ids])
             time = "" if still.seconds is None else f" ({duration(still.seconds)} on one device)"
             said.append(
-                f"which of {names} has the lowest loss; at most {_nats(still.at_stake, still.at_stake)} nats are at "
+                f"which of these has the lowest loss; at most {_nats(still.at_stake, still.at_stake)} nats are at "
                 f"stake; {still.trials} more trials{time} halve that"
             )
         if decision.not_told and decision.at_time is not None:

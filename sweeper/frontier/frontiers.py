@@ -101,6 +101,7 @@ class Frontier:
 
     study: str
     profile: str
+    question: str
     objectives: Mapping[str, str]
     margins: Mapping[str, float]
     planned: int
@@ -118,6 +119,7 @@ def frontier(
     *,
     study: str,
     profile: str,
+    question: str = "",
     planned: Sequence[PlannedPoint],
     objectives: Mapping[str, str],
     margins: Mapping[str, float] = MARGINS,
@@ -169,6 +171,7 @@ def frontier(
     return Frontier(
         study=study,
         profile=profile,
+        question=question,
         objectives=dict(objectives),
         margins=dict(margins),
         planned=len(planned),

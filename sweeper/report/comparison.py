@@ -208,9 +208,11 @@ def comparison_tables(found: Comparison) -> RenderableType:
     return _Tables(found=found)
 
 
-def report_text(found: Frontier, comparison: Comparison | None) -> RenderableType:
+def report_text(found: Frontier, comparison: Comparison | None, *, details: bool = False) -> RenderableType:
     """A study's result, and its device types side by side where there are several."""
-    return Group(summary(found), *(() if comparison is None else (Text(), comparison_tables(comparison))))
+    return Group(
+        summary(found, details=details), *(() if comparison is None else (Text(), comparison_tables(comparison)))
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.frontier.answer import seeds_text, tokens_text
 from sweeper.report.placement import Segment, place_labels
-from sweeper.report.text import STANDINGS, standing_cell
+from sweeper.report.text import BAR, STANDINGS, standing_cell
 from sweeper.values.labels import short
 from sweeper.values.run_folder import replacing
 
@@ -160,11 +160,11 @@ def _centre(point: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _bars(point: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """Left, right, bottom, top of the 95% intervals; the mean itself where there is none."""
+    """Left, right, bottom, top of the bars, which overlap where a difference is within noise; else the mean."""
     ends = []
     for name in ("tokens_per_s", "val_loss"):
-        estimate = point["objectives"][name]
-        ends += [estimate[end] if estimate[end] is not None else estimate["mean"] for end in ("low", "high")]
+        mean, *interval = (point["objectives"][name][end] for end in ("mean", "low", "high"))
+        ends += [mean if end is None else mean + BAR * (end - mean) for end in interval]
     return ends[0], ends[1], ends[2], ends[3]
 
 

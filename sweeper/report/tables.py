@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from sweeper.report.facts import noise_sentences
 from sweeper.report.horizons import TITLE, section
 from sweeper.report.open_table import WHY, OpenTable
 from sweeper.report.text import (
+    BAR,
+    BARS,
     MEMORY_PLANNED,
     OBJECTIVES,
     further_objectives,
@@ -26,7 +28,7 @@ from sweeper.report.text import (
     standing_cell,
     utilization_sentence,
 )
-from sweeper.values.labels import duration, gibibytes, labels, short
+from sweeper.values.labels import duration, gibibytes, labels, listed, short
 from sweeper.values.records import SCHEMA
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 WIDE = 110
 MOST_ROWS = 60
+MOST_CAVEATS = 3
+"""Caveats that are shown without details."""
 _STYLES = {"frontier": "bold green", "tied": "cyan", "dominated": "dim", "unresolved": "yellow"}
 
 
@@ -51,7 +55,8 @@ def frontier_table(one: DeviceFrontier, *, width: int = 80) -> OpenTable:
         columns={
             "config": "left", **dict.fromkeys((*shape, "params", "off", "val loss", "seeds", "tokens/s"), "right"),
             **{OBJECTIVES[name]: "right" for name in further},
-            "standing": "left", **({"resolved": "left"} if any(point.resolved for point in one.points) else {}),
+            "P": "right", "standing": "left",
+            **({"resolved": "left"} if any(point.resolved for point in one.points) else {}),
         },
         may_go=("off", "trunk", "FFN", "width", "layers", "seeds", "params", "resolved"),
     )  # fmt: skip
@@ -64,10 +69,11 @@ def frontier_table(one: DeviceFrontier, *, width: int = 80) -> OpenTable:
             *([*fields, short(point.params["trunk"])] if wide else []),
             short(point.params["total"]),
             percent(point.off_target),
-            loss_interval(loss),
+            loss_interval(loss, part=BAR),
             str(loss.n),
-            speed_interval(speed),
+            speed_interval(speed, part=BAR),
             *(objective_cell(name, point.objectives[name].mean) for name in further),
+            "–" if point.p_frontier is None else f"{point.p_frontier:.2f}",
             Text(standing if wide else standing.replace("off frontier, unsure", "unsure")),
             *([resolved_text(point.resolved)] if any(point.resolved for point in one.points) else []),
             style=_STYLES[point.standing],
@@ -78,26 +84,47 @@ def frontier_table(one: DeviceFrontier, *, width: int = 80) -> OpenTable:
 @dataclass(frozen=True, kw_only=True)
 class _Summary:
     found: Frontier
+    details: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         del console
-        yield Text("\n".join(answer(self.found)), style="bold")
-        for one in self.found.frontiers:
-            missing = [f"Without a result: {', '.join(one.incomplete)}."] if one.incomplete else []
+        found = self.found
+        if found.question:
+            yield Text(found.question, style="dim")
+        decision, *others = answer(found)
+        yield Text(decision, style="bold")
+        yield sentences(others)
+        for one in found.frontiers:
             yield Text()
             yield frontier_table(one, width=options.max_width)
-            yield Text()
-            yield sentences([*noise_sentences(one, self.found.margins), *missing])
-            if one.horizons is not None or one.follow_up is not None:
-                yield _horizons(one)
-            if one.doubts:
-                yield sentences(one.doubts, bullet="! ", style="yellow")
+            yield Text(f"{BARS} P: the chance of being on the frontier.", style="dim")
+            if one.incomplete:
+                yield sentences([f"Without a result: {listed(one.incomplete)}."])
+            yield from self._details(one) if self.details else ()
+        if self.details:
+            yield from self._of_the_study()
+        yield from self._caveats()
+
+    def _details(self, one: DeviceFrontier) -> Iterator[RenderableType]:
+        yield Text()
+        yield sentences(noise_sentences(one, self.found.margins))
+        if one.horizons is not None or one.follow_up is not None:
+            yield _horizons(one)
+
+    def _of_the_study(self) -> Iterator[RenderableType]:
         if self.found.frontiers and self.found.useful.fraction is not None:
             yield Text(utilization_sentence(self.found.useful))
             if self.found.put_last:
                 yield sentences(put_last_sentences(self.found))
-        if self.found.doubts:
-            yield sentences(self.found.doubts, bullet="! ", style="yellow")
+
+    def _caveats(self) -> Iterator[RenderableType]:
+        """All with details, else the first few."""
+        all_of_them = [*self.found.doubts, *(doubt for one in self.found.frontiers for doubt in one.doubts)]
+        shown = all_of_them if self.details else all_of_them[:MOST_CAVEATS]
+        if shown:
+            yield sentences(shown, bullet="! ", style="yellow")
+        if more := len(all_of_them) - len(shown):
+            yield sentences([f"{more} more: `sweeper report --details`, or the page."], bullet="! ", style="yellow")
 
 
 def _horizons(one: DeviceFrontier) -> Group:
@@ -113,9 +140,9 @@ def _horizons(one: DeviceFrontier) -> Group:
     return Group(*parts, sentences(said))
 
 
-def summary(found: Frontier) -> RenderableType:
-    """All of the result, as wide as the console: the answer, a table per device type, ties, noise, doubts."""
-    return _Summary(found=found)
+def summary(found: Frontier, *, details: bool = False) -> RenderableType:
+    """The answer and a table per device type, as wide as the console; with `details` all else that the page has."""
+    return _Summary(found=found, details=details)
 
 
 def sentences(said: Sequence[str], *, bullet: str = "", style: str = "") -> Text:
@@ -123,16 +150,16 @@ def sentences(said: Sequence[str], *, bullet: str = "", style: str = "") -> Text
     return Text("\n".join(bullet + sentence for sentence in said), style=style)
 
 
-def loss_interval(loss: Estimate | Figure) -> str:
-    """ "1.562 ± 0.021", the mean and half of its 95% interval; "1.562" without one."""
-    return f"{loss.mean:.3f}" if loss.high is None else f"{loss.mean:.3f} ± {loss.high - loss.mean:.3f}"
+def loss_interval(loss: Estimate | Figure, *, part: float = 1.0) -> str:
+    """ "1.562 ± 0.021", the mean and `part` of half of its 95% interval; "1.562" without one."""
+    return f"{loss.mean:.3f}" if loss.high is None else f"{loss.mean:.3f} ± {part * (loss.high - loss.mean):.3f}"
 
 
-def speed_interval(speed: Estimate | Figure) -> str:
+def speed_interval(speed: Estimate | Figure, *, part: float = 1.0) -> str:
     """ "38.2k ± 0.9k" tokens/s; the 95% interval is nearly symmetric, the wider side is shown."""
     if speed.low is None or speed.high is None:
         return short(speed.mean)
-    half, mean = max(speed.high - speed.mean, speed.mean - speed.low), short(speed.mean)
+    half, mean = part * max(speed.high - speed.mean, speed.mean - speed.low), short(speed.mean)
     unit = mean[-1] if mean[-1].isalpha() else ""
     size = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}.get(unit, 1.0)
     decimals = len(mean.rstrip(unit).partition(".")[2])

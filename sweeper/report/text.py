@@ -37,6 +37,9 @@ MEMORY_PLANNED = (
 """What the plan's memory is the memory of."""
 
 
+BAR = 0.5**0.5
+"""A bar ÷ half of a 95% interval: of two alike it is half of their least significant difference, √2 times as wide."""
+BARS = "± is half of the least significant difference: where two overlap, the difference is within noise."
 BOTH = {"val_loss", "tokens_per_s"}
 
 

@@ -279,6 +279,7 @@ class StudyRun:
             records,
             study=study.name,
             profile=self.loaded.profile,
+            question=study.question,
             planned=self.points(driver, records),
             objectives=study.objectives,
             margins=study.margins.model_dump(),

@@ -11,7 +11,7 @@ from sweeper.measurements.utilization import of_own_seconds, own_seconds
 from sweeper.report.page import curves
 from sweeper.report.page.page_tables import Cell, Column, cells, column, with_anything
 from sweeper.report.tables import loss_interval, percent, speed_interval
-from sweeper.report.text import OBJECTIVES, further_objectives, objective_cell, resolved_text, standing_cell
+from sweeper.report.text import BAR, OBJECTIVES, further_objectives, objective_cell, resolved_text, standing_cell
 from sweeper.values.labels import duration, gibibytes, labels, short
 from sweeper.values.records import Record
 
@@ -143,8 +143,8 @@ def point_table(one: DeviceFrontier) -> dict[str, Any]:
     ]
     columns = with_anything(
         (
-            Column(header="loss, nats/token", cell=_estimate("val_loss", loss_interval)),
-            Column(header="tokens/s", cell=_estimate("tokens_per_s", speed_interval)),
+            Column(header="loss, nats/token", cell=_estimate("val_loss", partial(loss_interval, part=BAR))),
+            Column(header="tokens/s", cell=_estimate("tokens_per_s", partial(speed_interval, part=BAR))),
             *further,
             column("standing", lambda point: standing_cell(point.standing, point.tied_in), numbers=False),
             *POINT_COLUMNS,

@@ -51,7 +51,8 @@ def test_each_config_is_read_where_its_own_speed_has_brought_it():
     for config, tokens in {"fast": 1e6, "middle": 5e5, "slow": 2.5e5}.items():
         assert by_id[config].tokens == pytest.approx(tokens)
         assert by_id[config].mean == pytest.approx(curve(config, tokens) + 0.01, rel=1e-3)
-    assert found.losses[0].config_id == "fast" and found.losses[0].difference is None
+    assert found.losses[0].config_id == "fast"
+    assert found.losses[0].difference is None
     assert found.losses[0].verdict == "lowest"
 
 
