@@ -135,8 +135,11 @@ def _panel(axes: Axes, one: Mapping[str, Any], number: int) -> None:
     speeds = [p["objectives"]["tokens_per_s"]["mean"] for p in points]
     if max(speeds) > 8 * min(speeds):
         axes.set_xscale("log")
+    small = [point for point in points if _is_small(point, points)]
+    _crowd(axes, small)
     for i, point in enumerate(points):
-        _point(axes, point, f"point-{number}-{i}", small=_is_small(point, points))
+        if not _is_small(point, points):
+            _point(axes, point, f"point-{number}-{i}")
     _limits(axes, points)
     _band(axes, one["attainment"])
     steps = _attained(axes, [p for p in points if p["on_frontier"]])
@@ -182,29 +185,38 @@ def _is_small(point: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> 
     return len(points) > MOST_BARS and point["standing"] == "dominated"
 
 
-def _point(axes: Axes, point: Mapping[str, Any], gid: str, *, small: bool) -> None:
+def _crowd(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
+    """Many dominated points, as small markers of one line: none has a name, bars or a tooltip of its own."""
+    colour, marker, _ = _LOOKS["dominated"]
+    x, y = ([_centre(point)[end] for point in points] for end in (0, 1))
+    axes.plot(
+        x, y, linestyle="none", marker=marker, color=colour, markersize=4.0, markeredgecolor="white",
+        markeredgewidth=0.6, zorder=3.5,
+    )  # fmt: skip
+
+
+def _point(axes: Axes, point: Mapping[str, Any], gid: str) -> None:
     colour, marker, filled = _LOOKS[point["standing"]]
     x, y = _centre(point)
     left, right, bottom, top = _bars(point)
-    if len(point["samples"]) > 1 and not small:
+    if len(point["samples"]) > 1:
         dots = _dots(point)
         axes.plot(
             [d[0] for d in dots], [d[1] for d in dots], ".", color=colour, alpha=0.4, markersize=3.5,
             markeredgewidth=0, zorder=2,
         )  # fmt: skip
-    if not small:
-        axes.plot([left, right], [y, y], color=colour, linewidth=1.0, zorder=3)
-        axes.plot([x, x], [bottom, top], color=colour, linewidth=1.0, zorder=3)
+    axes.plot([left, right], [y, y], color=colour, linewidth=1.0, zorder=3)
+    axes.plot([x, x], [bottom, top], color=colour, linewidth=1.0, zorder=3)
     axes.plot(
         [x],
         [y],
         marker=marker,
         color=colour,
-        markersize=4.0 if small else 6.5,
+        markersize=6.5,
         markerfacecolor=colour if filled else "white",
         markeredgecolor="white" if filled else colour,
         markeredgewidth=0.6 if filled else 1.2,
-        zorder=3.5 if small else 4,
+        zorder=4,
         gid=gid,
     )
 
@@ -267,7 +279,7 @@ def _furniture(axes: Axes, one: Mapping[str, Any]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: re.sub(r"\.0+(?=\D|$)", "", short(value))))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(labelsize=8, colors=INK, length=3)
-    bars = " · bars: 95%" if any(len(point["samples"]) > 1 for point in one["points"]) else ""
+    bars = " · bars that overlap: within noise" if any(len(point["samples"]) > 1 for point in one["points"]) else ""
     axes.set_xlabel(f"training speed, tokens/s (faster →){bars}", fontsize=8.5, color=INK)
     axes.set_ylabel("validation loss, nats/token (↓ better)", fontsize=8.5, color=INK)
     axes.grid(color="#e6e6e6", linewidth=0.6, zorder=0)

@@ -8,7 +8,9 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 XY = tuple[float, float]
 Segment = tuple[float, float, float, float]
@@ -39,8 +41,11 @@ def place_labels(
     All positions are in data coordinates; `marks` are all markers, labelled or not. A label that has to
     stand further away gets a leader line in its colour.
     """
+    import numpy as np
+
     scale = axes.figure.dpi / 72
     to_pixels = [_pixel(axes, xy) for xy in marks]
+    all_marks = np.array(to_pixels).reshape(-1, 2)
     obstacles = [
         *((_around(xy, 4.2 * scale), _MARK_WEIGHT) for xy in to_pixels),
         *((_around(_pixel(axes, xy), 1.8 * scale), _DOT_WEIGHT) for xy in dots),
@@ -48,7 +53,7 @@ def place_labels(
     ]
     for anchor, text, colour in zip(anchors, texts, colours, strict=True):
         x, y = _pixel(axes, anchor)
-        box, radius = _best(axes, text, (x, y), [xy for xy in to_pixels if xy != (x, y)], obstacles)
+        box, radius = _best(axes, text, (x, y), all_marks[(all_marks != (x, y)).any(axis=1)], obstacles)
         obstacles.append((box, _LABEL_WEIGHT))
         line: dict[str, Any] = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4}
         axes.annotate(
@@ -67,7 +72,7 @@ def place_labels(
 
 
 def _best(
-    axes: Axes, text: str, own: XY, others: Sequence[XY], obstacles: Sequence[tuple[Box, float]]
+    axes: Axes, text: str, own: XY, others: NDArray[np.float64], obstacles: Sequence[tuple[Box, float]]
 ) -> tuple[Box, float]:
     """The cheapest place for `text` near `own`, and its distance in points."""
     scale, size, window = axes.figure.dpi / 72, _size(axes, text), axes.get_window_extent()
@@ -124,13 +129,19 @@ def _overlap(a: Box, b: Box) -> float:
     return width * height if width > 0 and height > 0 else 0.0
 
 
-def _ambiguity(box: Box, own: XY, others: Sequence[XY]) -> float:
+def _ambiguity(box: Box, own: XY, others: NDArray[np.float64]) -> float:
     """How far another point competes for a label: 0 where the nearest is over twice as far as its own."""
-    nearest = min((_distance(box, other) for other in others), default=math.inf)
-    return max(0.0, 2 - nearest / max(_distance(box, own), 1e-9))
+    import numpy as np
+
+    nearest = float(_distances(box, others).min()) if len(others) else math.inf
+    return max(0.0, 2 - nearest / max(float(_distances(box, np.array([own]))[0]), 1e-9))
 
 
-def _distance(box: Box, xy: XY) -> float:
-    dx = max(box[0] - xy[0], 0.0, xy[0] - box[1])
-    dy = max(box[2] - xy[1], 0.0, xy[1] - box[3])
-    return math.hypot(dx, dy)
+def _distances(box: Box, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From the box to each of `points` [n, 2]."""
+    import numpy as np
+
+    x, y = points[:, 0], points[:, 1]
+    dx = np.maximum(np.maximum(box[0] - x, x - box[1]), 0.0)
+    dy = np.maximum(np.maximum(box[2] - y, y - box[3]), 0.0)
+    return np.hypot(dx, dy)

@@ -76,13 +76,18 @@ def standing_cell(standing: Standing, tied_in: Sequence[str]) -> str:
     return f"tied ({'both' if set(tied_in) == BOTH else listed([OBJECTIVES[name] for name in tied_in])})"
 
 
+MOST_COMPARED = 100
+"""Configs whose ties are looked for: in pairs they grow as the square."""
+
+
 def tie_groups(one: DeviceFrontier) -> list[tuple[str, ...]]:
     """Labels of configs of which any two are tied in loss: as large as they get, best loss first.
 
-    Being tied isn't transitive, so one config can stand in several groups.
+    Being tied isn't transitive, so one config can stand in several groups. Of the MOST_COMPARED of the lowest losses.
     """
     tied = {frozenset((tie.a, tie.b)) for tie in one.ties}
     by_loss = sorted({p.config_id: p for p in one.points}.values(), key=lambda p: p.objectives["val_loss"].mean)
+    by_loss = by_loss[:MOST_COMPARED]
     groups: list[list[Point]] = []
     for i, first in enumerate(by_loss):
         group = [first]

@@ -70,8 +70,11 @@ def write_report(
 
     plain = frontier_json(frontier)
     question = str(study.get("question") or "")
-    page = render(
+    svg = frontier_svg(plain)
+    page = _render(
         frontier,
+        plain=plain,
+        svg=svg,
         plan_json=plan_json,
         study=study,
         records=records,
@@ -80,7 +83,7 @@ def write_report(
     )
     write_atomically(folder.frontier, json.dumps(plain, indent=1, allow_nan=False) + "\n")
     frontier_png(plain, folder.figure, question=question)
-    write_atomically(folder.vector_figure, standalone(frontier_svg(plain)))
+    write_atomically(folder.vector_figure, standalone(svg))
     write_atomically(folder.report, page)
 
 
@@ -114,11 +117,35 @@ def render(
     comparison: Comparison | None = None,
 ) -> str:
     """The page as text. Every string of the study or the ledger is escaped."""
-    import yaml
-
     from sweeper.report.frontier_json import frontier_json
 
     plain = frontier_json(found)
+    return _render(
+        found,
+        plain=plain,
+        svg=frontier_svg(plain),
+        plan_json=plan_json,
+        study=study,
+        records=records,
+        command=command,
+        comparison=comparison,
+    )
+
+
+def _render(
+    found: Frontier,
+    *,
+    plain: Mapping[str, Any],
+    svg: str,
+    plan_json: Mapping[str, Any],
+    study: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    command: str,
+    comparison: Comparison | None,
+) -> str:
+    """`render`, of what `frontier_json` and `frontier_svg` made."""
+    import yaml
+
     names = config_names(found, plan_json)
     all_names, most_seeds = names | longer_names(found, names), plan_json["totals"]["most_seeds"]
     outcomes = planned_outcomes(names, most_seeds, records)
@@ -131,7 +158,7 @@ def render(
         data=script_data(found, outcomes, names),
         question=study.get("question") or found.study,
         answer=answer(found),
-        svg=linked_svg(plain, {config_id: row_id(config_id) for config_id in names}) if found.frontiers else "",
+        svg=linked_svg(svg, plain, {config_id: row_id(config_id) for config_id in names}) if found.frontiers else "",
         tied_means=tied_means(found.margins),
         sections=[
             _section(one, plain_one, found.margins)

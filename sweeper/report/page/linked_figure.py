@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sweeper.report.figures import frontier_svg
-
 HIT_RADIUS = 9
 """Of the invisible disc around a point, in the figure's units: a marker's is 3.25."""
 _POINT = re.compile(r'<g id="point-(\d+)-(\d+)">(<title>.*?</title>)(.*?)</g>\s*</g>', re.DOTALL)
@@ -16,8 +14,8 @@ _STYLE = re.compile(r"<style.*?</style>", re.DOTALL)
 _FONTS = re.compile(r"font-family: [^;\"]*; ?")
 
 
-def linked_svg(frontier_json: Mapping[str, Any], targets: Mapping[str, str]) -> str:
-    """`frontier_svg` with each point as a link to the page's element of that id, `targets` by config id.
+def linked_svg(svg: str, frontier_json: Mapping[str, Any], targets: Mapping[str, str]) -> str:
+    """`frontier_svg`'s `svg` with each named point as a link to the page's element, `targets` by config id.
 
     A link's `data-point` is "panel-index" of frontiers and points in `frontier_json`, its `data-config` the config id.
     What figures set for a whole page (a style sheet, fonts) is left to the page.
@@ -35,6 +33,6 @@ def linked_svg(frontier_json: Mapping[str, Any], targets: Mapping[str, str]) -> 
             f'data-config="{config_id}">{title}{drawn}</g><circle class="hit" cx="{x}" cy="{y}" r="{HIT_RADIUS}"/></a>'
         )
 
-    svg = _POINT.sub(link, frontier_svg(frontier_json))
+    svg = _POINT.sub(link, svg)
     svg = _FONTS.sub("", _STYLE.sub("", svg, count=1))
     return svg.replace("<svg ", '<svg data-step="-1" ', 1)  # points stand fastest first: to the right is back

@@ -227,7 +227,7 @@ def test_write_report_leaves_three_whole_files(tmp_path):
     figure = ET.parse(folder.vector_figure).getroot()
     assert figure.tag == "{http://www.w3.org/2000/svg}svg"
     assert 300 < float(figure.get("width").removesuffix("pt")) < 500
-    assert {"L1 f1360", "training speed, tokens/s (faster →) · bars: 95%"} <= {
+    assert {"L1 f1360", "training speed, tokens/s (faster →) · bars that overlap: within noise"} <= {
         text.strip() for text in figure.itertext()
     }
     assert json.loads(folder.frontier.read_text()) == json.loads(json.dumps(frontier_json(found(planned, records))))
