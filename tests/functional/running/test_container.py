@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from ledger_lines import plain_lines
 from tiny_study import write_text
-
-from sweeper.ledger.file import read
 
 ROOT = Path(__file__).parents[3]
 CONTAINER = Path(__file__).with_name("container.sh")
@@ -115,7 +114,7 @@ def test_the_study_runs_and_reports(ran):
     assert "report: runs/first/full/report.html" in answer
     assert "MLflow did not take" not in answer
     results = ran / "runs" / "first" / "full"
-    finals = [record for record in read(results / "ledger.jsonl") if record["type"] == "final"]
+    finals = [record for record in plain_lines(results / "ledger.jsonl") if record["type"] == "final"]
     assert {record["status"] for record in finals} == {"ok"}
     assert all(record["device"].endswith(", 1 thread") for record in finals)
     assert len(finals) == 1 or "on the quality/speed frontier" in answer
