@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from sweeper.ledger.typed import FinalLine, Line
 from sweeper.measurements.measured import loss_of
@@ -61,7 +61,7 @@ def scale_of(finals: Sequence[FinalLine]) -> Scale | None:
     )
 
 
-def _is_loss(loss: float | None) -> bool:
+def _is_loss(loss: float | None) -> TypeGuard[float]:
     return loss is not None and math.isfinite(loss)
 
 
