@@ -37,7 +37,7 @@ fmt: $(INSTALLED)          ## rewrite to the house style
 
 bench: $(INSTALLED)        ## measure this machine; results go to benchmarks/results/
 	$(BIN)/python benchmarks/plan_speed.py
-	$(BIN)/python benchmarks/plan_scale.py
+	$(BIN)/python benchmarks/scale/plan_scale.py
 
 wheels:                    ## what benchmarks/gpu_plan.py needs on a CUDA machine without internet, in wheels/
 	$(PYTHON) benchmarks/gpu_plan.py --prepare

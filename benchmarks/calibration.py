@@ -28,11 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from provenance import RESULTS, provenance
 
 from sweeper.frontier.answer import answer
 from sweeper.frontier.frontiers import DeviceFrontier, Frontier, frontier
-from sweeper.ledger.lines import event_record
+from sweeper.ledger.typed import Line, line_of
 from sweeper.measurements.measured import PlannedPoint
 from sweeper.model.shape import Shape
 from sweeper.stats.pareto import nondominated, volume_of
@@ -63,13 +64,13 @@ class Study:
     seed_effect: float
     round_effect: float
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Line]:
         """The ledger's lines, seed by seed as a driver asks for them."""
         n, seeds = self.loss_noise.shape
         order = [(i, seed) for seed in range(seeds) for i in range(n)]
         return [self._line(i, seed, number) for number, (i, seed) in enumerate(order)]
 
-    def _line(self, i: int, seed: int, number: int) -> dict[str, Any]:
+    def _line(self, i: int, seed: int, number: int) -> Line:
         ok, point = not self.missing[i, seed], self.points[i]
         speed = math.exp(self.log_speed[i] + self.speed_noise[i, seed])
         event = Final(
@@ -85,7 +86,7 @@ class Study:
             environment={"device": "pretended", "versions": {"torch": "2.13.0"}, "data_fingerprint": "f00d"},
         )
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(1_700_000_000 + number * TRIAL_S))
-        return {**event_record(event), "time": at}
+        return structs.replace(line_of(event), time=at)
 
     def found(self) -> Frontier:
         """What sweeper reports of it."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.commands.arguments import RUNS, again
 from sweeper.ledger.file import read
+from sweeper.ledger.typed import Line
 from sweeper.running.study_run import StudyRun
 from sweeper.study.loader import load, load_folder
 from sweeper.values.errors import UsageError
@@ -48,11 +49,11 @@ def opened(arguments: Any, machines: Machines | None = None, *, takes_folder: bo
         command = again(arguments, profile=loaded.profile)
     with results_in(folder.root):
         # What is set aside needn't be readable: that may be why it is set aside.
-        records = [] if getattr(arguments, "fresh", False) else read(folder.ledger)
+        records: list[Line] = [] if getattr(arguments, "fresh", False) else read(folder.ledger)
     return StudyRun(loaded=loaded, plan=planned(loaded, records, machines), folder=folder, command=command)
 
 
-def planned(loaded: LoadedStudy, records: Sequence[Any] = (), machines: Machines | None = None) -> Plan:
+def planned(loaded: LoadedStudy, records: Sequence[Line] = (), machines: Machines | None = None) -> Plan:
     """The plan of a study on `machines` (this one), its times by what `records` of it measured."""
     from sweeper.planning.estimates import calibrate
     from sweeper.planning.plan import make_plan
@@ -73,7 +74,7 @@ def planned(loaded: LoadedStudy, records: Sequence[Any] = (), machines: Machines
     )
 
 
-def measured_records(run: StudyRun) -> list[dict[str, Any]]:
+def measured_records(run: StudyRun) -> list[Line]:
     """The ledger's records. UsageError where there are none."""
     records = read(run.folder.ledger)
     if not records:

@@ -126,6 +126,7 @@ def train(arguments: Any) -> None:
     from sweeper.commands.run import execute
     from sweeper.commands.terminal import console
     from sweeper.ledger.file import read
+    from sweeper.ledger.typed import FinalLine
     from sweeper.planning.plan import plan_json
     from sweeper.report.tables import plan_table
     from sweeper.runners.training.checkpoint import Checkpoints, outlook
@@ -145,7 +146,7 @@ def train(arguments: Any) -> None:
     run = StudyRun(loaded=loaded, plan=plan, folder=folder, command=arguments.written)
     checkpoints = Checkpoints(folder=folder.checkpoints, every=arguments.checkpoint_every, resume=arguments.resume)
     with results_in(folder.root):
-        settled = {record["trial_id"] for record in read(folder.ledger) if record["type"] == "final"}
+        settled = {line.trial_id for line in read(folder.ledger) if isinstance(line, FinalLine)}
         for line in outlook(checkpoints, plan.configs[0].config, settled=settled, data_path=plan.data_path):
             terminal.print(line)
     execute(

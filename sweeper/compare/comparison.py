@@ -22,6 +22,7 @@ from typing import Any
 
 from sweeper.frontier.frontiers import DeviceFrontier, Frontier
 from sweeper.frontier.points import Point, Standing
+from sweeper.ledger.typed import Line
 from sweeper.measurements.drift import reference_log
 from sweeper.measurements.measured import PlannedPoint, Seeds, measured, tokens_per_s
 from sweeper.measurements.resolved import resolved_points, without_winning_probes
@@ -29,7 +30,7 @@ from sweeper.stats.additive_fit import CONFIDENCE, AdditiveFit, Difference, Obse
 from sweeper.stats.rank import kendall_tau
 from sweeper.stats.welch import summed
 from sweeper.values.labels import labels, listed
-from sweeper.values.records import SCHEMA, Record
+from sweeper.values.records import SCHEMA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ class Comparison:
 
 
 def sides_of(
-    found: Frontier, records: Sequence[Record], planned: Sequence[PlannedPoint], seeds: Seeds, *, folder: str = ""
+    found: Frontier, records: Sequence[Line], planned: Sequence[PlannedPoint], seeds: Seeds, *, folder: str = ""
 ) -> list[Side]:
     """A side for each device type that `found`, the frontier of `records`, has points of; `seeds` as for it."""
     by_device = {m.device: m for m in measured(records, planned, seeds)}
@@ -149,9 +150,9 @@ def sides_of(
         speeds: dict[str, list[float]] = defaultdict(list)
         for record in (*m.finals, *m.speeds):
             if (speed := tokens_per_s(record)) is not None:
-                speeds[record["probe_id"]].append(speed * math.exp(-log.correction(record)))
-        environments = [record["environment"] for record in (*m.speeds, *m.finals)]
-        prints = {r["config_id"]: r["environment"].get("data_fingerprint") for r in m.finals}
+                speeds[record.probe_id].append(speed * math.exp(-log.correction(record)))
+        environments = [record.environment for record in (*m.speeds, *m.finals)]
+        prints = {r.config_id: r.environment.get("data_fingerprint") for r in m.finals}
         sides.append(
             Side(
                 folder=folder,

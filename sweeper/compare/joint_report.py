@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from sweeper.compare.comparison import Comparison
 from sweeper.frontier.frontiers import Frontier
+from sweeper.ledger.typed import Line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,6 @@ class JointReport:
 
     folders: tuple[str, ...]
     merged: Frontier | None
-    records: tuple[dict[str, Any], ...] | None
+    records: tuple[Line, ...] | None
     comparison: Comparison | None
     notes: tuple[str, ...]

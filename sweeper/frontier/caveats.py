@@ -14,6 +14,7 @@ from sweeper.frontier.trial_caveats import (
     precision_caveats,
     unscaled_caveats,
 )
+from sweeper.ledger.typed import FinalLine, MeasuredLine
 from sweeper.measurements.measured import Measured
 from sweeper.measurements.nuisance_axes import Tuned
 from sweeper.planning.outcomes import MAX_ATTEMPTS
@@ -21,7 +22,7 @@ from sweeper.search.further_seeds import SURELY_OFF, SURELY_ON
 from sweeper.search.job_states import JobState, State
 from sweeper.stats.additive_fit import AdditiveFit
 from sweeper.values.labels import listed, short
-from sweeper.values.records import Config, Record
+from sweeper.values.records import Config
 
 WIDE_WINDOWS = 0.15
 """Speed windows of one trial further apart than this fraction of their median are worth a word."""
@@ -74,7 +75,7 @@ def device_caveats(
 
 
 def _seed_caveats(m: Measured, fits: Mapping[str, AdditiveFit]) -> list[str]:
-    seeds = {record["seed"] for record in m.trials}
+    seeds = {record.seed for record in m.trials}
     doubts = []
     if len(seeds) == 1:
         doubts.append("One seed: differences can't be told from noise. Set `seeds: 3` or more and run again.")
@@ -118,8 +119,8 @@ def undecided_caveats(points: Sequence[Point], most_seeds: int | None) -> list[s
     return [f"{listed(undecided, most=6)} {are} at {most_seeds} seeds: a larger `seeds.max` may decide."]
 
 
-def _epoch_caveats(finals: Sequence[Record]) -> list[str]:
-    epochs = [float(r["environment"].get("epochs") or 0) for r in finals]
+def _epoch_caveats(finals: Sequence[FinalLine]) -> list[str]:
+    epochs = [float(r.environment.get("epochs") or 0) for r in finals]
     repeated = [value for value in epochs if value > 1]
     if not repeated:
         return []
@@ -139,11 +140,11 @@ def _left_out_caveats(m: Measured) -> list[str]:
     ]
 
 
-def _window_caveats(records: Sequence[Record]) -> list[str]:
+def _window_caveats(records: Sequence[MeasuredLine]) -> list[str]:
     spreads = [
-        (speed["high"] - speed["low"]) / speed["tokens_per_s"]
+        (speed.high - speed.low) / speed.tokens_per_s
         for record in records
-        if (speed := record.get("speed")) and speed["tokens_per_s"] > 0
+        if (speed := record.speed) and speed.tokens_per_s > 0
     ]
     wide = [spread for spread in spreads if spread > WIDE_WINDOWS]
     if not wide:
@@ -185,11 +186,11 @@ def _by_rate(configs: Sequence[Config]) -> list[set[Config]]:
     return list(groups.values())
 
 
-def _notes(finals: Sequence[Record]) -> list[str]:
+def _notes(finals: Sequence[FinalLine]) -> list[str]:
     """What trials noted, said once where notes differ in their numbers only; epochs have their own doubt."""
     alike: dict[str, list[str]] = {}
     for record in finals:
-        for note in dict.fromkeys(record.get("notes") or ()):
+        for note in dict.fromkeys(record.notes):
             if "passed over its data" not in note:
                 alike.setdefault(re.sub(r"[\d.]+", "#", note), []).append(note.rstrip("."))
     return [f"{notes[0][:1].upper()}{notes[0][1:]} ({len(notes)} of {len(finals)} trials)." for notes in alike.values()]

@@ -12,15 +12,16 @@ import numpy as np
 from sweeper.frontier.points import Estimate, Point, Sample
 from sweeper.frontier.posterior import Draws, joint_draws
 from sweeper.frontier.standing import judge
+from sweeper.ledger.typed import FinalLine, Line
 from sweeper.measurements.drift import ReferenceLog, reference_log
-from sweeper.measurements.measured import Measured, PlannedPoint, Seeds, device_of, measured, tokens_per_s
+from sweeper.measurements.measured import Measured, PlannedPoint, Seeds, loss_of, measured, tokens_per_s
 from sweeper.measurements.nuisance_axes import AtBest, at_best
 from sweeper.measurements.resolved import resolved_points, shown, without_winning_probes
 from sweeper.planning.objectives import EXACT, exact
 from sweeper.stats.additive_fit import AdditiveFit, Observation, fit
 from sweeper.values.labels import labels
 from sweeper.values.objectives import MARGINS
-from sweeper.values.records import Config, Record
+from sweeper.values.records import Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class DeviceEstimates:
 
 
 def estimates_by_device(
-    records: Iterable[Record],
+    records: Iterable[Line],
     planned: Sequence[PlannedPoint],
     objectives: Mapping[str, str],
     *,
@@ -130,21 +131,19 @@ def _points_with_standing(
 
 
 def _loss_observations(m: Measured) -> list[Observation]:
-    return [
-        Observation(treatment=r["config_id"], block=f"seed {r['seed']}", value=float(r["val_loss"])) for r in m.trials
-    ]
+    return [Observation(treatment=r.config_id, block=f"seed {r.seed}", value=loss_of(r)) for r in m.trials]
 
 
 def _speed_observations(m: Measured, probe_ids: Sequence[str], log: ReferenceLog) -> list[Observation]:
     """Log tokens/s. Points that share a probe_id (they differ in the learning rate, say) share all its measurements."""
     return [
         Observation(
-            treatment=r["probe_id"],
-            block=f"seed {r['seed']}" if r["type"] == "final" else "probe",
+            treatment=r.probe_id,
+            block=f"seed {r.seed}" if isinstance(r, FinalLine) else "probe",
             value=math.log(speed) - log.correction(r),
         )
         for r in (*m.finals, *m.speeds)
-        if r["probe_id"] in probe_ids and (speed := tokens_per_s(r)) is not None
+        if r.probe_id in probe_ids and (speed := tokens_per_s(r)) is not None
     ]
 
 
@@ -158,9 +157,9 @@ def _point(
     shared: bool,
 ) -> Point:
     config_id, probe_id = p.config.config_id, p.probe_id
-    trained = [r for r in m.trials if r["config_id"] == config_id]
-    finals = sorted(trained, key=lambda r: int(r["seed"]))
-    at_probe = [r for r in (*m.finals, *m.speeds) if r["probe_id"] == probe_id]
+    trained = [r for r in m.trials if r.config_id == config_id]
+    finals = sorted(trained, key=lambda r: r.seed)
+    at_probe = [r for r in (*m.finals, *m.speeds) if r.probe_id == probe_id]
     speeds = [speed for r in at_probe if (speed := tokens_per_s(r)) is not None]
     peaks = _peaks(m, probe_id)
     loss, log_speed = fits["val_loss"].mean(config_id), fits["tokens_per_s"].mean(probe_id)
@@ -176,7 +175,7 @@ def _point(
         params=asdict(p.config.shape.params),
         off_target=p.off_target,
         objectives={
-            "val_loss": _estimate([r["val_loss"] for r in finals], loss.value, loss.low, loss.high),
+            "val_loss": _estimate([loss_of(r) for r in finals], loss.value, loss.low, loss.high),
             "tokens_per_s": _estimate(
                 speeds,
                 math.exp(log_speed.value),
@@ -188,10 +187,10 @@ def _point(
         },
         samples=tuple(
             Sample(
-                seed=r["seed"],
-                val_loss=r["val_loss"],
-                tokens_per_s=tokens_per_s(r) if r["probe_id"] == probe_id and device_of(r) == m.device else None,
-                device=None if device_of(r) == m.device else device_of(r),
+                seed=r.seed,
+                val_loss=loss_of(r),
+                tokens_per_s=tokens_per_s(r) if r.probe_id == probe_id and r.device_type == m.device else None,
+                device=None if r.device_type == m.device else r.device_type,
             )
             for r in finals
         ),
@@ -210,13 +209,13 @@ def _estimate(values: Sequence[float], mean: float, low: float | None, high: flo
 
 
 def _peaks(m: Measured, probe_id: str) -> list[int]:
-    at_probe = [r for r in (*m.finals, *m.speeds) if r["probe_id"] == probe_id]
-    return [r["peak_memory_bytes"] for r in at_probe if r.get("peak_memory_bytes") is not None]
+    at_probe = [r for r in (*m.finals, *m.speeds) if r.probe_id == probe_id]
+    return [r.peak_memory_bytes for r in at_probe if r.peak_memory_bytes is not None]
 
 
 def _beside(m: Measured) -> int | None:
     """The most: a process keeps the kernels of earlier jobs, so that what a job finds there says little of the job."""
-    found = [r["beside_memory_bytes"] for r in (*m.finals, *m.speeds) if r.get("beside_memory_bytes") is not None]
+    found = [r.beside_memory_bytes for r in (*m.finals, *m.speeds) if r.beside_memory_bytes is not None]
     return max(found, default=None)
 
 

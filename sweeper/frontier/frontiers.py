@@ -17,6 +17,7 @@ from sweeper.frontier.estimates import DeviceEstimates, estimates_by_device
 from sweeper.frontier.horizons import HeldForLonger, Horizons, held_for_longer, horizons
 from sweeper.frontier.points import Point
 from sweeper.frontier.standing import hypervolume
+from sweeper.ledger.typed import Line
 from sweeper.measurements.batch_ladders import BatchLadder, batch_ladders
 from sweeper.measurements.drift import Drift, drift_caveats
 from sweeper.measurements.measured import PlannedPoint, Seeds, measured
@@ -27,7 +28,7 @@ from sweeper.search.job_states import job_states
 from sweeper.stats.additive_fit import AdditiveFit
 from sweeper.values.errors import UsageError
 from sweeper.values.objectives import DIRECTIONS, MARGINS
-from sweeper.values.records import Config, Record
+from sweeper.values.records import Config
 
 EQUAL_TIME = Decide()
 
@@ -115,7 +116,7 @@ class Frontier:
 
 
 def frontier(
-    records: Iterable[Record],
+    records: Iterable[Line],
     *,
     study: str,
     profile: str,
@@ -186,7 +187,7 @@ def frontier(
 
 
 def _device_frontier(
-    records: Sequence[Record],
+    records: Sequence[Line],
     judged: DeviceEstimates,
     planned: Sequence[PlannedPoint],
     objectives: Mapping[str, str],
@@ -205,7 +206,7 @@ def _device_frontier(
     missing = [p for p in judged.here if (p.config.config_id, p.probe_id) not in have]
     return DeviceFrontier(
         device=m.device,
-        seeds=tuple(sorted({record["seed"] for record in m.trials})),
+        seeds=tuple(sorted({record.seed for record in m.trials})),
         points=points,
         noise={name: _noise(one) for name, one in fits.items()},
         hypervolume=volume,

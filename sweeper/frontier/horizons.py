@@ -13,15 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeper.model.shape import Shape
+from sweeper.ledger.typed import FinalLine
+from sweeper.measurements.measured import loss_of
 from sweeper.stats.additive_fit import CONFIDENCE, AdditiveFit, Observation, fit, t_quantile
 from sweeper.stats.rank import kendall_tau
-from sweeper.values.records import Record
 
 Quantity = Literal["tokens", "train_flops", "train_seconds"]
 QUANTITIES: tuple[Quantity, ...] = ("tokens", "train_flops", "train_seconds")
@@ -137,23 +137,24 @@ class _Cooled:
     train_seconds: float | None
 
 
-def horizons(finals: Sequence[Record], labels: Mapping[str, str]) -> Horizons | None:
+def horizons(finals: Sequence[FinalLine], labels: Mapping[str, str]) -> Horizons | None:
     """Of trials that ended ok and may be pooled; None where none of them has a branch.
 
     `labels` by config id: trials of other configs are left out.
     """
-    finals = [record for record in finals if record["config_id"] in labels]
+    finals = [record for record in finals if record.config_id in labels]
     taken = {END: [_end(record) for record in finals]}
     for record in finals:
-        for branch in record.get("branches", ()):
-            if branch["val_loss"] is not None:
-                taken.setdefault(branch["fraction"], []).append(_branch(record, branch))
+        for branch in record.branches:
+            if branch.val_loss is not None:
+                cooled = _cooled(record, branch.val_loss, branch.tokens, branch.train_seconds)
+                taken.setdefault(branch.fraction, []).append(cooled)
     fractions = sorted(taken)
     if len(fractions) == 1:
         return None
     found = [_horizon(fraction, taken, labels) for fraction in fractions]
     asked = set(fractions) - {END}
-    have = [{branch["fraction"] for branch in record.get("branches", ())} for record in finals]
+    have = [{branch.fraction for branch in record.branches} for record in finals]
     return Horizons(
         horizons=tuple(found),
         equal=tuple(_equal(found)),
@@ -163,13 +164,13 @@ def horizons(finals: Sequence[Record], labels: Mapping[str, str]) -> Horizons | 
 
 
 def held_for_longer(
-    before: Sequence[Record], after: Sequence[Record], originals: Mapping[str, str], labels: Mapping[str, str]
+    before: Sequence[FinalLine], after: Sequence[FinalLine], originals: Mapping[str, str], labels: Mapping[str, str]
 ) -> HeldForLonger | None:
     """Of trials of the study and of follow-ups, whose config ids `originals` takes to the study's; None without any."""
-    longer = [replace(_end(record), config_id=originals[record["config_id"]]) for record in after]
+    longer = [replace(_end(record), config_id=originals[record.config_id]) for record in after]
     longer = [one for one in longer if one.config_id in labels]
     both = {(one.config_id, one.seed) for one in longer}
-    own = [_end(record) for record in before if (record["config_id"], record["seed"]) in both]
+    own = [_end(record) for record in before if (record.config_id, record.seed) in both]
     if not longer:
         return None
     return HeldForLonger(
@@ -179,20 +180,16 @@ def held_for_longer(
     )
 
 
-def _end(record: Record) -> _Cooled:
-    return _cooled(record, record["val_loss"], record["tokens"], record["seconds"].get("train"))
+def _end(record: FinalLine) -> _Cooled:
+    return _cooled(record, loss_of(record), record.tokens, record.seconds.get("train"))
 
 
-def _branch(record: Record, branch: Mapping[str, Any]) -> _Cooled:
-    return _cooled(record, branch["val_loss"], branch["tokens"], branch["train_seconds"])
-
-
-def _cooled(record: Record, loss: float, tokens: int, train_seconds: float | None) -> _Cooled:
-    per_token = Shape(**record["shape"]).train_flops_per_token(record["recipe"]["seq_len"])
+def _cooled(record: FinalLine, loss: float, tokens: int, train_seconds: float | None) -> _Cooled:
+    per_token = record.config.shape.train_flops_per_token(record.config.recipe.seq_len)
     return _Cooled(
-        config_id=record["config_id"],
-        seed=record["seed"],
-        loss=float(loss),
+        config_id=record.config_id,
+        seed=record.seed,
+        loss=loss,
         tokens=tokens,
         train_flops=tokens * per_token,
         train_seconds=train_seconds,

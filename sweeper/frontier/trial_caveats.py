@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sweeper.measurements.measured import Measured, resolution
+from sweeper.ledger.typed import FinalLine, MeasuredLine
+from sweeper.measurements.measured import Measured
 from sweeper.values.labels import listed
-from sweeper.values.records import Config, Record
+from sweeper.values.records import Config
 
 POWER_CAP = "power cap"
 """The name that `sweeper.runners.device.device_state` gives the commonest reason to slow down."""
@@ -20,7 +21,7 @@ def precision_caveats(m: Measured, names: Mapping[str, str]) -> list[str]:
 
 
 def _retried(m: Measured, names: Mapping[str, str]) -> list[str]:
-    retried = [r for r in m.finals if r["recipe"]["precision"] == "fp8" and resolution(r).precision == "bf16"]
+    retried = [r for r in m.finals if r.config.recipe.precision == "fp8" and r.resolved.precision == "bf16"]
     if not retried:
         return []
     return [
@@ -32,8 +33,8 @@ def _retried(m: Measured, names: Mapping[str, str]) -> list[str]:
 def _apart(m: Measured, names: Mapping[str, str]) -> list[str]:
     if not m.apart:
         return []
-    precisions = {r["config_id"]: resolution(r).precision or r["recipe"]["precision"] for r in m.finals}
-    by_precision = [r for r in m.apart if _precision(r) != precisions.get(r["config_id"], _precision(r))]
+    precisions = {r.config_id: _precision(r) for r in m.finals}
+    by_precision = [r for r in m.apart if _precision(r) != precisions.get(r.config_id, _precision(r))]
     by_steps = [r for r in m.apart if not any(r is one for one in by_precision)]
     doubts = []
     if by_precision:
@@ -51,29 +52,29 @@ def _apart(m: Measured, names: Mapping[str, str]) -> list[str]:
     return doubts
 
 
-def _precision(record: Record) -> str:
-    return resolution(record).precision or str(record["recipe"]["precision"])
+def _precision(record: FinalLine) -> str:
+    return record.resolved.precision or record.config.recipe.precision
 
 
-def _trials(records: Sequence[Record]) -> str:
+def _trials(records: Sequence[FinalLine]) -> str:
     return "1 trial" if len(records) == 1 else f"{len(records)} trials"
 
 
-def _named(records: Sequence[Record], names: Mapping[str, str]) -> str:
-    return listed(list(dict.fromkeys(names.get(r["config_id"], r["config_id"]) for r in records)))
+def _named(records: Sequence[FinalLine], names: Mapping[str, str]) -> str:
+    return listed(list(dict.fromkeys(names.get(r.config_id, r.config_id) for r in records)))
 
 
 def _at_several_micro_batches(m: Measured, names: Mapping[str, str]) -> list[str]:
     """Configs in FP8 whose trials had different micro-batches, over which FP8's scales span."""
     sizes: dict[str, set[int]] = {}
-    reports = [(r, r["environment"].get("precision") or {}) for r in m.trials]
+    reports = [(r, r.environment.get("precision") or {}) for r in m.trials]
     in_fp8 = [r for r, report in reports if report.get("name") == "fp8" and report.get("converted")]
     for record in in_fp8:
-        sizes.setdefault(record["config_id"], set()).add(record["execution"]["batch_size"])
-    several = [r for r in in_fp8 if len(sizes[r["config_id"]]) > 1]
+        sizes.setdefault(record.config_id, set()).add(record.execution.batch_size)
+    several = [r for r in in_fp8 if len(sizes[r.config_id]) > 1]
     if not several:
         return []
-    found = sorted(set().union(*(sizes[r["config_id"]] for r in several)))
+    found = sorted(set().union(*(sizes[r.config_id] for r in several)))
     return [
         f"{_trials(several)} of {_named(several, names)} computed in FP8 at different micro-batches "
         f"({listed(list(map(str, found)))}): a scale spans the micro-batch there, so their losses differ slightly by "
@@ -82,7 +83,7 @@ def _at_several_micro_batches(m: Measured, names: Mapping[str, str]) -> list[str
 
 
 def _nothing_converted(m: Measured) -> list[str]:
-    reports = [r["environment"].get("precision") or {} for r in m.finals]
+    reports = [r.environment.get("precision") or {} for r in m.finals]
     bare = [one for one in reports if one.get("name") == "fp8" and one.get("total") and one.get("converted") == 0]
     if not bare:
         return []
@@ -93,9 +94,9 @@ def _nothing_converted(m: Measured) -> list[str]:
     ]
 
 
-def device_state_caveats(records: Sequence[Record]) -> list[str]:
+def device_state_caveats(records: Sequence[MeasuredLine]) -> list[str]:
     """Where a device was shared with other processes, or slowed itself down, while it was timed."""
-    states = [r["environment"].get("device_state") or {} for r in records if r.get("environment")]
+    states = [r.environment.get("device_state") or {} for r in records if r.environment]
     shared = [state["other_processes"] for state in states if state.get("other_processes")]
     reasons = [set(state.get("throttle_reasons") or ()) for state in states]
     # At its power cap a device is as it should be under load, as long as that goes for all.
@@ -115,9 +116,9 @@ def device_state_caveats(records: Sequence[Record]) -> list[str]:
     return doubts
 
 
-def launch_bound_caveats(records: Sequence[Record]) -> list[str]:
+def launch_bound_caveats(records: Sequence[MeasuredLine]) -> list[str]:
     """Where a GPU waited for the CPU to launch its kernels, so that a speed says more of that than of the card."""
-    known = [share for r in records if (share := (r.get("speed") or {}).get("busy")) is not None]
+    known = [r.speed.busy for r in records if r.speed is not None and r.speed.busy is not None]
     waiting = [share for share in known if share < BUSY]
     if not waiting:
         return []

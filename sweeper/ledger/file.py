@@ -6,38 +6,45 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from sweeper.ledger.typed import LaterSchema, Line, NoRecord, read_line
 from sweeper.values.errors import DamagedLedger, UsageError
 from sweeper.values.run_folder import writing
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[Line]:
     """All whole lines of the ledger, oldest first; none when there is no ledger yet.
 
+    Raises DamagedLedger for a line that can't be read, UsageError for one of a later version.
+    """
+    return [line for line, _ in read_with_bytes(path)]
+
+
+def read_with_bytes(path: Path) -> Iterator[tuple[Line, bytes]]:
+    """Each line as `read` has it, and as it stands in the file, with what this version doesn't know.
+
     A last line without its newline was cut off while it was written and never counted: it is left out.
-    Raises DamagedLedger for any other line that can't be read.
     """
     if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise DamagedLedger(f"{path}:{number}: not a JSON line ({error}); mend or remove this line") from None
-        if not isinstance(record, dict) or "type" not in record or not _ids(record) <= record.keys():
-            raise DamagedLedger(f"{path}:{number}: not a ledger record; mend or remove this line")
-        records.append(record)
-    return records
-
-
-def _ids(record: Mapping[str, Any]) -> set[str]:
-    return {"probe_id", "config_id"} if record["type"] in ("asked", "speed", "final", "failed") else set()
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                found = read_line(line)
+            except LaterSchema as error:
+                raise UsageError(f"{path}:{number}: a line of a later version ({error}): update sweeper") from None
+            except NoRecord as error:
+                why = f" ({error})" if str(error) else ""
+                raise DamagedLedger(f"{path}:{number}: not a ledger record{why}; mend or remove this line") from None
+            except ValueError as error:
+                raise DamagedLedger(f"{path}:{number}: not a JSON line ({error}); mend or remove this line") from None
+            yield found, line
 
 
 def is_locked(lock: Path) -> bool:
@@ -87,12 +94,13 @@ class Ledger:
         if whole < len(content):
             self._file.truncate(whole)
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record and wait until it is on disk. NaN and infinity are no JSON: ValueError.
+    def append(self, record: Mapping[str, Any]) -> Line:
+        """Write one record and wait until it is on disk; the line that it is. NaN and infinity are no JSON: ValueError.
 
         Raises CantWrite where the disk doesn't take it; no part of the line stays then.
         """
         line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        written = read_line(line)
         whole = os.fstat(self._file.fileno()).st_size
         with writing(self._path):
             try:
@@ -103,6 +111,7 @@ class Ledger:
                 with contextlib.suppress(OSError):
                     self._file.truncate(whole)
                 raise
+        return written
 
     def close(self) -> None:
         """Let another driver write here."""

@@ -1,14 +1,15 @@
-"""The ledger's lines: what was asked, what came out, when a run started. Events go in and come out unchanged."""
+"""The ledger's lines as they are written: what was asked, what came out, when a run started.
+
+`sweeper.ledger.typed` reads them, so that events come out as they went in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sweeper.values.events import Event, Failed, Final, Rung, Speed, SpeedSummary
-from sweeper.values.records import SCHEMA, UNRESOLVED, Config, Execution, Job, Resolved, flat, without_none
-from sweeper.values.schedule import Branch
+from sweeper.values.events import Event, Final, Rung, SpeedSummary
+from sweeper.values.records import SCHEMA, UNRESOLVED, Job, flat, without_none
 
 
 def started_record(*, devices: int, command: str) -> dict[str, Any]:
@@ -21,14 +22,6 @@ def asked_record(job: Job) -> dict[str, Any]:
     bare = replace(job, reference=None, reference_every_s=0.0)
     own = {"device": None, "attempt": job.attempt, "job": bare.to_dict()}
     return {"schema": SCHEMA, "type": "asked", **job.ids(), **own}
-
-
-def job_id_of(record: Mapping[str, Any]) -> str:
-    """The job that a line is about, by the id that it has as a `records.Job`; "" of a line about none."""
-    if "trial_id" in record:
-        return str(record["trial_id"])
-    asked = record.get("job", record)
-    return f"{record['probe_id']}@{asked['on']}" if asked.get("beside") else str(record.get("probe_id", ""))
 
 
 def event_record(event: Event) -> dict[str, Any]:
@@ -53,37 +46,3 @@ def event_record(event: Event) -> dict[str, Any]:
             record |= {"on": job.on, "beside": job.beside}
         record["params"] = flat(job.config.shape.params)
     return {**record, **own}
-
-
-def event_from_record(record: Mapping[str, Any]) -> Event | None:
-    """The event of a ledger line, so that resume can replay it; None for lines that are no event of an outcome."""
-    kind = _OUTCOMES.get(record["type"])
-    if kind is None:
-        return None
-    job = Job(
-        kind="train" if "trial_id" in record else "speed",
-        config=Config.from_dict(record),
-        execution=Execution(**record["execution"]),
-        seed=record["seed"],
-        attempt=record["attempt"],
-        memory_bytes=record.get("memory_bytes"),
-        resolved=Resolved(**record.get("resolved", {})),
-        on=record.get("on"),
-        beside=record.get("beside", False),
-    )
-    fields = {key: record[key] for key in kind.__dataclass_fields__ if key in record and key != "type"}
-    if fields.get("speed"):
-        fields["speed"] = SpeedSummary(**{**fields["speed"], "windows": tuple(fields["speed"]["windows"])})
-    if "curve" in fields:
-        fields["curve"] = tuple((tokens, loss) for tokens, loss in fields["curve"])
-        fields["notes"] = tuple(fields["notes"])
-        fields["branches"] = tuple([Branch(**branch) for branch in record.get("branches", ())])
-    event: Event = kind(job=job, **fields)
-    return event
-
-
-_OUTCOMES: Mapping[str, type[Speed] | type[Final] | type[Failed]] = {
-    "speed": Speed,
-    "final": Final,
-    "failed": Failed,
-}

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sweeper.ledger.file import Ledger, read
+from sweeper.ledger.file import Ledger, read_with_bytes
+from sweeper.ledger.typed import FinalLine, Line
 from sweeper.values.errors import UsageError
 from sweeper.values.labels import listed
 from sweeper.values.paths import profile_of, shown
-from sweeper.values.records import Record
+from sweeper.values.records import Resolved
 from sweeper.values.run_folder import RunFolder, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """What the ledgers of `sources` hold together; `said` are sentences on what is the same, and what isn't pooled."""
+    """What the ledgers of `sources` hold together, typed, and as it is `written`, with what this version doesn't know.
+
+    `said` are sentences on what is the same, and what isn't pooled.
+    """
 
     sources: tuple[RunFolder, ...]
-    records: tuple[dict[str, Any], ...]
+    records: tuple[Line, ...]
+    written: tuple[Mapping[str, Any], ...] = field(repr=False)
     said: tuple[str, ...]
 
 
@@ -49,7 +54,7 @@ def merge(folders: Sequence[Path], out: Path) -> Merged:
     write_atomically(target.study, found.sources[0].study.read_text(encoding="utf-8"))
     write_atomically(target.plan, json.dumps(_plan_of(found.sources)) + "\n")
     with Ledger(target.ledger, lock=target.lock) as ledger:
-        for record in found.records:
+        for record in found.written:
             ledger.append(record)
     return Merged(folder=target, said=found.said)
 
@@ -62,11 +67,20 @@ def gathered(folders: Sequence[Path]) -> Gathered:
     """
     sources = run_folders(folders)
     _check_same_study(sources)
-    ledgers = [read(source.ledger) for source in sources]
+    both = [list(read_with_bytes(source.ledger)) for source in sources]
+    ledgers = [[line for line, _ in ledger] for ledger in both]
     _check_same_data(sources, ledgers)
-    lines = {json.dumps(record, sort_keys=True): record for ledger in ledgers for record in ledger}
-    records = tuple(lines.values())
-    return Gathered(sources=tuple(sources), records=records, said=tuple(_said(sources, ledgers, records)))
+    each: dict[str, tuple[Line, Mapping[str, Any]]] = {}
+    for line, written in (pair for ledger in both for pair in ledger):
+        record = json.loads(written)
+        each[json.dumps(record, sort_keys=True)] = line, record
+    records = tuple([line for line, _ in each.values()])
+    return Gathered(
+        sources=tuple(sources),
+        records=records,
+        written=tuple([record for _, record in each.values()]),
+        said=tuple(_said(sources, ledgers, records)),
+    )
 
 
 def run_folders(folders: Sequence[Path]) -> list[RunFolder]:
@@ -104,12 +118,13 @@ def _check_same_study(sources: Sequence[RunFolder]) -> None:
             )
 
 
-def _check_same_data(sources: Sequence[RunFolder], ledgers: Sequence[Sequence[Record]]) -> None:
+def _check_same_data(sources: Sequence[RunFolder], ledgers: Sequence[Sequence[Line]]) -> None:
     found: dict[tuple[str, int], dict[str, RunFolder]] = defaultdict(dict)
     for source, ledger in zip(sources, ledgers, strict=True):
         for record in ledger:
-            if record["type"] == "final" and (mark := record["environment"].get("data_fingerprint")):
-                found[record["recipe"]["data"], record["shape"]["vocab_size"]].setdefault(mark, source)
+            if isinstance(record, FinalLine) and (mark := record.environment.get("data_fingerprint")):
+                config = record.config
+                found[config.recipe.data, config.shape.vocab_size].setdefault(mark, source)
     for (data, _), marks in found.items():
         if len(marks) > 1:
             where = " and ".join(f"{mark} in {shown(source.root)}" for mark, source in marks.items())
@@ -118,23 +133,23 @@ def _check_same_data(sources: Sequence[RunFolder], ledgers: Sequence[Sequence[Re
             )
 
 
-def _said(sources: Sequence[RunFolder], ledgers: Sequence[Sequence[Record]], merged: Sequence[Record]) -> Iterator[str]:
+def _said(sources: Sequence[RunFolder], ledgers: Sequence[Sequence[Line]], merged: Sequence[Line]) -> Iterator[str]:
     done: dict[str, set[int]] = defaultdict(set)
-    resolved: dict[str, set[str]] = defaultdict(set)
+    resolved: dict[str, set[Resolved]] = defaultdict(set)
     devices: dict[int, set[str]] = defaultdict(set)
     for number, ledger in enumerate(ledgers):
         for record in ledger:
-            if record["type"] == "final" and record["status"] == "ok":
-                done[record["trial_id"]].add(number)
-                resolved[record["config_id"]].add(json.dumps(record.get("resolved"), sort_keys=True))
-                devices[number].add(str(record["device"]))
+            if isinstance(record, FinalLine) and record.status == "ok":
+                done[record.trial_id].add(number)
+                resolved[record.config_id].add(record.resolved)
+                devices[number].add(str(record.device))
     for number, source in enumerate(sources):
         own = sum(number in where for where in done.values())
         yield f"{shown(source.root)}: {own} trials, on {listed(sorted(devices[number])) or 'no device'}"
     total = sum(map(len, ledgers))
     if len(merged) < total:
         yield f"{total - len(merged)} lines are in several of them, and count once"
-    results = Counter(record["trial_id"] for record in merged if record["type"] == "final")
+    results = Counter(record.trial_id for record in merged if isinstance(record, FinalLine))
     if again := sum(count > 1 for count in results.values()):
         yield f"{again} trials have several results: of one device type the last counts"
     if unlike := sum(len(ways) > 1 for ways in resolved.values()):

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sweeper.measurements.measured import Measured, PlannedPoint, memory_of_record, micro_batches, tokens_per_s
+from sweeper.ledger.typed import Line, SpeedLine
+from sweeper.measurements.measured import Measured, PlannedPoint, micro_batches, tokens_per_s
 from sweeper.planning.resolving import ProbeLadder, ladders
 from sweeper.values.labels import labels
-from sweeper.values.records import Config, Record
+from sweeper.values.records import Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +40,19 @@ class BatchLadder:
     rungs: tuple[Rung, ...]
 
 
-def batch_ladders(records: Iterable[Record], m: Measured, here: Sequence[PlannedPoint]) -> tuple[BatchLadder, ...]:
+def batch_ladders(records: Iterable[Line], m: Measured, here: Sequence[PlannedPoint]) -> tuple[BatchLadder, ...]:
     """The ladders of which something was measured on the device of `m`, in the order of `here`.
 
     `here` are the points as they are resolved there. A micro-batch that is an axis has a ladder too, of which none is
     chosen. Speeds are those that `m` pools; what was out of memory is looked up in `records`.
     """
     ended = {
-        record["probe_id"]: record
+        record.probe_id: record
         for record in records
-        if record["type"] == "speed" and str(record.get("device") or "unknown device") == m.device
+        if isinstance(record, SpeedLine) and record.device_type == m.device
     }
-    known = {probe_id: r for probe_id, r in ended.items() if r["status"] == "out_of_memory"}
-    known |= {record["probe_id"]: record for record in m.speeds}
+    known = {probe_id: r for probe_id, r in ended.items() if r.status == "out_of_memory"}
+    known |= {record.probe_id: record for record in m.speeds}
     found = micro_batches(here)
     sharing: dict[tuple[str, ...], tuple[ProbeLadder, list[PlannedPoint]]] = {}
     for point in here:
@@ -76,7 +77,7 @@ def _names(configs: Iterable[Config]) -> dict[Config, str]:
     return dict(zip(each, labels([config.to_dict() for config in each]), strict=True))
 
 
-def _rungs(ladder: ProbeLadder, known: Mapping[str, Record], points: Sequence[PlannedPoint]) -> tuple[Rung, ...]:
+def _rungs(ladder: ProbeLadder, known: Mapping[str, SpeedLine], points: Sequence[PlannedPoint]) -> tuple[Rung, ...]:
     chosen = {
         point.execution
         for point in points
@@ -85,16 +86,16 @@ def _rungs(ladder: ProbeLadder, known: Mapping[str, Record], points: Sequence[Pl
     rungs = []
     for probe in ladder.probes:
         record = known.get(probe.probe_id)
-        speed = None if record is None else record.get("speed")
+        speed = None if record is None else record.speed
         measured = None if record is None else tokens_per_s(record)
         rungs.append(
             Rung(
                 batch_size=probe.execution.batch_size,
                 status="not_run" if record is None else "ok" if measured else "out_of_memory",
                 tokens_per_s=measured,
-                low=speed["low"] if speed and measured else None,
-                high=speed["high"] if speed and measured else None,
-                memory_bytes=None if record is None else memory_of_record(record),
+                low=speed.low if speed and measured else None,
+                high=speed.high if speed and measured else None,
+                memory_bytes=None if record is None else record.memory_needed,
                 chosen=bool(measured) and probe.execution in chosen,
             )
         )

@@ -24,10 +24,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from sweeper.values.records import Record
+from sweeper.ledger.typed import FinalLine, Line, MeasuredLine, OutcomeLine
 
 SIGNIFICANT = 0.01
 """The p below which the reference config moved by more than its windows explain."""
@@ -95,11 +94,11 @@ class ReferenceLog:
         )
         return Drift(**{**vars(found), "corrected": found.moved and self._hangs_together})
 
-    def correction(self, record: Record) -> float:
+    def correction(self, record: MeasuredLine) -> float:
         """What is taken off the log of the speed that a final or a probe measured; 0 where nothing is corrected."""
         if self.drift is None or not self.drift.corrected:
             return 0.0
-        own = self._by_device.get(str(record["environment"].get("device_id")))
+        own = self._by_device.get(str(record.environment.get("device_id")))
         return interpolated(own, measured_at(record)) - self._mean if own else 0.0
 
     @cached_property
@@ -152,7 +151,7 @@ def p_equal(groups: Sequence[Sequence[float]]) -> float | None:
     return float(fdtrc(between, within, (ss_between / between) / (ss_within / within))) if ss_within > 0 else 0.0
 
 
-def reference_log(records: Iterable[Record], device: str) -> ReferenceLog:
+def reference_log(records: Iterable[Line], device: str) -> ReferenceLog:
     """What a ledger's records carry of the reference config on a device type.
 
     Where the reference config or torch's version changed, only what was measured like the latest counts. Events that
@@ -160,9 +159,9 @@ def reference_log(records: Iterable[Record], device: str) -> ReferenceLog:
     """
     found: dict[tuple[str, str], list[Measurement]] = {}
     for record in records:
-        environment = record.get("environment") or {}
-        if record.get("device") != device or "time" not in record:
+        if not isinstance(record, OutcomeLine) or record.device != device or not record.time:
             continue
+        environment = record.environment
         for one in environment.get("reference") or ():
             torch_version = str((environment.get("versions") or {}).get("torch"))
             found.setdefault((one["probe_id"], torch_version), []).append(_measurement(one, environment))
@@ -179,17 +178,16 @@ def _measurement(one: Mapping[str, Any], environment: Mapping[str, Any]) -> Meas
     )
 
 
-def measured_at(record: Record) -> float:
+def measured_at(record: MeasuredLine) -> float:
     """The middle of the time in which a final or a probe measured its speed, in seconds since the epoch.
 
     A line is written when its job ends: a trial's steps lie before its evaluation, a probe's timing at its end.
     """
-    seconds = record.get("seconds") or {}
-    ended = datetime.fromisoformat(record["time"]).timestamp()
-    if record["type"] == "final":
+    seconds, ended = record.seconds, datetime.fromisoformat(record.time).timestamp()
+    if isinstance(record, FinalLine):
         steps_s = seconds.get("train", 0.0) + seconds.get("branches", 0.0)
-        return float(ended - seconds.get("evaluate", 0.0) - steps_s / 2)
-    return float(ended - seconds.get("timing", 0.0) / 2)
+        return ended - seconds.get("evaluate", 0.0) - steps_s / 2
+    return ended - seconds.get("timing", 0.0) / 2
 
 
 def drift_caveats(drift: Drift | None) -> tuple[str, ...]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import structs
+
+from sweeper.ledger.typed import FinalLine, Line, MeasuredLine, SpeedLine
 from sweeper.planning.outcomes import precision_used
 from sweeper.planning.resolving import MicroBatches, ladders, majority
-from sweeper.values.events import memory_needed
-from sweeper.values.records import UNRESOLVED, Config, Execution, Job, Record, Resolved
+from sweeper.values.records import UNRESOLVED, Config, Execution, Job, Resolved
+from sweeper.values.schedule import Branch
 
 Seeds = int | Mapping[str, int] | None
 """How many seeds each config should have: of all, by config id, or None where that isn't known."""
@@ -52,14 +55,14 @@ class Measured:
     """
 
     device: str
-    finals: tuple[Record, ...]
-    speeds: tuple[Record, ...]
+    finals: tuple[FinalLine, ...]
+    speeds: tuple[SpeedLine, ...]
     left_out: Mapping[str, int]
-    apart: tuple[Record, ...] = ()
-    elsewhere: tuple[Record, ...] = ()
+    apart: tuple[FinalLine, ...] = ()
+    elsewhere: tuple[FinalLine, ...] = ()
 
     @property
-    def trials(self) -> tuple[Record, ...]:
+    def trials(self) -> tuple[FinalLine, ...]:
         """Those whose losses count: run here or elsewhere."""
         return (*self.finals, *self.elsewhere)
 
@@ -78,7 +81,7 @@ def micro_batches(planned: Sequence[PlannedPoint]) -> dict[str, MicroBatches]:
     return found | {config_id: MicroBatches(executions=ladder, choose="fastest") for config_id, ladder in rungs.items()}
 
 
-def measured(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: Seeds = None) -> list[Measured]:
+def measured(records: Iterable[Line], planned: Sequence[PlannedPoint], seeds: Seeds = None) -> list[Measured]:
     """Per device type, the planned outcomes that are ok and comparable; devices in order of first record.
 
     Where `seeds` says how many there should be, of all or by config id, trials of further seeds don't count.
@@ -90,24 +93,21 @@ def measured(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: 
     configs = {point.config.config_id for point in planned}
     most = dict.fromkeys(configs, seeds) if seeds is None or isinstance(seeds, int) else seeds
     probes = {point.probe_id for point in planned} | _ladder_probes(planned)
-    latest: dict[tuple[str, str, str], Record] = {}
+    latest: dict[tuple[str, str], FinalLine | SpeedLine] = {}
     for record in records:
-        if record["type"] == "final" and record["config_id"] in configs:
-            if (n := most[record["config_id"]]) is not None and record["seed"] >= n:
+        if isinstance(record, FinalLine) and record.config_id in configs:
+            if (n := most[record.config_id]) is not None and record.seed >= n:
                 continue
-            key = record["trial_id"]
-        elif record["type"] == "speed" and record["probe_id"] in probes:
-            key = record["probe_id"]
-        else:
+        elif not isinstance(record, SpeedLine) or record.probe_id not in probes:
             continue
-        place = (device_of(record), record["type"], key)
+        place = (record.device_type, record.trial_id or record.probe_id)
         latest.pop(place, None)
         latest[place] = record
     return [
         _of_device(
             device,
             [record for place, record in latest.items() if place[0] == device],
-            {key: record for (_, kind, key), record in latest.items() if kind == "final" and _usable(record)},
+            {key: record for (_, key), record in latest.items() if isinstance(record, FinalLine) and _usable(record)},
         )
         for device in dict.fromkeys(place[0] for place in latest)
     ]
@@ -120,16 +120,16 @@ def _ladder_probes(planned: Sequence[PlannedPoint]) -> set[str]:
     return {probe_id for ladder in probed for probe_id in ladder.probe_ids}
 
 
-def _of_device(device: str, records: Sequence[Record], anywhere: Mapping[str, Record]) -> Measured:
+def _of_device(device: str, records: Sequence[FinalLine | SpeedLine], anywhere: Mapping[str, FinalLine]) -> Measured:
     """`anywhere` has the latest usable final of each trial on any device type."""
     usable = [record for record in records if _usable(record)]
-    apart = _resolved_otherwise([record for record in usable if record["type"] == "final"])
+    apart = _resolved_otherwise([record for record in usable if isinstance(record, FinalLine)])
     left_out: dict[str, int] = {"resolution": len(apart)} if apart else {}
     usable = [record for record in usable if not any(record is one for one in apart)]
-    tried = {r["trial_id"] for r in records if r["type"] == "final" and r["status"] != "out_of_memory"}
+    tried = {r.trial_id for r in records if isinstance(r, FinalLine) and r.status != "out_of_memory"}
     elsewhere = [_loss_alone(record) for trial_id, record in anywhere.items() if trial_id not in tried]
-    probed = {record["probe_id"]: _precision(record) for record in usable if record["type"] == "speed"}
-    elsewhere = [r for r in elsewhere if r["probe_id"] not in probed or probed[r["probe_id"]] == _precision(r)]
+    probed = {record.probe_id: _precision(record) for record in usable if isinstance(record, SpeedLine)}
+    elsewhere = [r for r in elsewhere if r.probe_id not in probed or probed[r.probe_id] == _precision(r)]
     for name, group, value in _COMPARED:
         newest = {group(record): value(record) for record in [*elsewhere, *usable]}
         kept = [record for record in usable if value(record) == newest[group(record)]]
@@ -137,96 +137,83 @@ def _of_device(device: str, records: Sequence[Record], anywhere: Mapping[str, Re
             left_out[name] = len(usable) - len(kept)
         usable = kept
         elsewhere = [record for record in elsewhere if value(record) == newest[group(record)]]
-    finals = [record for record in usable if record["type"] == "final"]
+    finals = [record for record in usable if isinstance(record, FinalLine)]
     return Measured(
         device=device,
         finals=tuple(finals),
-        speeds=tuple(record for record in usable if record["type"] == "speed"),
+        speeds=tuple(record for record in usable if isinstance(record, SpeedLine)),
         left_out=left_out,
         apart=tuple(apart),
         elsewhere=tuple(_resolved_alike(elsewhere, finals)),
     )
 
 
-def _loss_alone(final: Record) -> Record:
+def _loss_alone(final: FinalLine) -> FinalLine:
     """A trial of another device type without what is that device's: speed, memory, times."""
-    branches = [{**branch, "train_seconds": None} for branch in final.get("branches", ())]
-    bare: dict[str, Any] = {"speed": None, "peak_memory_bytes": None, "beside_memory_bytes": None, "seconds": {}}
-    return {**final, **bare, "branches": branches}
+    branches: tuple[Branch, ...] = tuple([replace(branch, train_seconds=None) for branch in final.branches])
+    return structs.replace(
+        final, speed=None, peak_memory_bytes=None, beside_memory_bytes=None, seconds={}, branches=branches
+    )
 
 
-def _resolved_alike(elsewhere: Sequence[Record], finals: Sequence[Record]) -> list[Record]:
+def _resolved_alike(elsewhere: Sequence[FinalLine], finals: Sequence[FinalLine]) -> list[FinalLine]:
     """Of trials elsewhere those resolved as their config's `finals` here; without any, as most of them."""
-    here = {record["config_id"]: resolution(record) for record in finals}
-    alike = [record for record in elsewhere if resolution(record) == here.get(record["config_id"], resolution(record))]
+    here = {record.config_id: record.resolved for record in finals}
+    alike = [record for record in elsewhere if record.resolved == here.get(record.config_id, record.resolved)]
     apart = _resolved_otherwise(alike)
     return [record for record in alike if not any(record is one for one in apart)]
 
 
-def resolution(record: Record) -> Resolved:
-    """What measuring, or a second try after an FP8 NaN, made of a trial's declaration."""
-    return Resolved(**record.get("resolved", {}))
-
-
-def _resolved_otherwise(finals: Sequence[Record]) -> list[Record]:
+def _resolved_otherwise(finals: Sequence[FinalLine]) -> list[FinalLine]:
     """The trials that were resolved otherwise than most of their config, of equally many than the lowest seed."""
-    by_config: dict[str, list[Record]] = {}
-    for record in sorted(finals, key=lambda record: int(record["seed"])):
-        by_config.setdefault(record["config_id"], []).append(record)
-    commonest = {config_id: majority(map(resolution, own)) for config_id, own in by_config.items()}
-    return [record for record in finals if resolution(record) != commonest[record["config_id"]]]
+    by_config: dict[str, list[FinalLine]] = {}
+    for record in sorted(finals, key=lambda record: record.seed):
+        by_config.setdefault(record.config_id, []).append(record)
+    commonest = {config_id: majority(one.resolved for one in own) for config_id, own in by_config.items()}
+    return [record for record in finals if record.resolved != commonest[record.config_id]]
 
 
-def _usable(record: Record) -> bool:
-    if record["status"] != "ok":
+def _usable(record: FinalLine | SpeedLine) -> bool:
+    if record.status != "ok":
         return False
-    if record["type"] == "speed":
+    if isinstance(record, SpeedLine):
         return tokens_per_s(record) is not None
-    return record["val_loss"] is not None and math.isfinite(record["val_loss"])
+    return record.val_loss is not None and math.isfinite(record.val_loss)
 
 
-def device_of(record: Record) -> str:
-    """The device type that an outcome is from."""
-    return str(record.get("device") or "unknown device")
-
-
-def tokens_per_s(record: Record) -> float | None:
+def tokens_per_s(record: MeasuredLine) -> float | None:
     """The speed that a final or a probe measured, in tokens/s; None where it measured none."""
-    speed = record.get("speed")
-    value = speed["tokens_per_s"] if speed else None
-    return float(value) if value is not None and math.isfinite(value) and value > 0 else None
+    value = record.speed.tokens_per_s if record.speed else None
+    return value if value is not None and math.isfinite(value) and value > 0 else None
 
 
-def memory_of_record(record: Record) -> int | None:
-    """What the job of a ledger's outcome needed of its device, in bytes; None where its peak isn't known."""
-    return memory_needed(record.get("peak_memory_bytes"), record.get("beside_memory_bytes"))
+def loss_of(final: FinalLine) -> float:
+    """The loss of a trial that ended ok, in nats per token. ValueError where it has none."""
+    if final.val_loss is None:
+        raise ValueError(f"{final.trial_id} has no loss")
+    return final.val_loss
 
 
-def _data(record: Record) -> Any:
-    recipe = record["recipe"]
-    return (
-        record["type"],
-        recipe["data"],
-        recipe["seq_len"],
-        recipe["eval_tokens"],
-        record["shape"]["vocab_size"],
-    )
+def _data(record: MeasuredLine) -> Hashable:
+    config = record.config
+    recipe = config.recipe
+    return (type(record), recipe.data, recipe.seq_len, recipe.eval_tokens, config.shape.vocab_size)
 
 
-def _fingerprint(record: Record) -> Any:
-    return record["environment"].get("data_fingerprint") if record["type"] == "final" else None
+def _fingerprint(record: MeasuredLine) -> Any:
+    return record.environment.get("data_fingerprint") if isinstance(record, FinalLine) else None
 
 
-def _torch(record: Record) -> Any:
-    return (record["environment"].get("versions") or {}).get("torch")
+def _torch(record: MeasuredLine) -> Any:
+    return (record.environment.get("versions") or {}).get("torch")
 
 
-def _precision(record: Record) -> Any:
-    return precision_used(record["environment"]) or record["recipe"]["precision"]
+def _precision(record: MeasuredLine) -> Any:
+    return precision_used(record.environment) or record.config.recipe.precision
 
 
-_COMPARED: tuple[tuple[str, Callable[[Record], Any], Callable[[Record], Any]], ...] = (
+_COMPARED: tuple[tuple[str, Callable[[MeasuredLine], Hashable], Callable[[MeasuredLine], Any]], ...] = (
     ("data", _data, _fingerprint),
     ("torch version", lambda _: None, _torch),
-    ("precision used", lambda record: record["config_id"], _precision),
+    ("precision used", lambda record: record.config_id, _precision),
 )

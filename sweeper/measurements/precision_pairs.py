@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from sweeper.measurements.measured import Measured, PlannedPoint, micro_batches, tokens_per_s
+from sweeper.ledger.typed import FinalLine, MeasuredLine
+from sweeper.measurements.measured import Measured, PlannedPoint, loss_of, micro_batches, tokens_per_s
 from sweeper.measurements.resolved import without_winning_probes
 from sweeper.planning.resolving import ladders
 from sweeper.stats.additive_fit import AdditiveFit, Difference, Observation, fit
 from sweeper.values.labels import labels
-from sweeper.values.records import Config, Record
+from sweeper.values.records import Config
 
+Correction = Callable[[MeasuredLine], float]
+"""What drift adds to the log speed that a line measured."""
 ORDER = ("fp32", "bf16", "fp8")
 """Precisions, the one that others are compared with first."""
 
@@ -50,9 +53,7 @@ class PrecisionPair:
     source: Literal["trials", "probes"]
 
 
-def precision_pairs(
-    m: Measured, here: Sequence[PlannedPoint], correction: Callable[[Record], float]
-) -> tuple[PrecisionPair, ...]:
+def precision_pairs(m: Measured, here: Sequence[PlannedPoint], correction: Correction) -> tuple[PrecisionPair, ...]:
     """The pairs of which both sides were measured on the device of `m`, in the order of `here`.
 
     `here` are the points as they are resolved there; `correction` is what drift adds to a record's log speed.
@@ -60,9 +61,9 @@ def precision_pairs(
     return (*_declared(m, here, correction), *_probed(m, here, correction))
 
 
-def _declared(m: Measured, here: Sequence[PlannedPoint], correction: Callable[[Record], float]) -> list[PrecisionPair]:
+def _declared(m: Measured, here: Sequence[PlannedPoint], correction: Correction) -> list[PrecisionPair]:
     """Where precision is declared, trained points that differ in nothing else."""
-    trained = {record["config_id"] for record in m.trials}
+    trained = {record.config_id for record in m.trials}
     points_of = Counter(point.config.config_id for point in here)
     alike: dict[tuple[Config, int | None], list[PlannedPoint]] = {}
     for point in here:
@@ -105,12 +106,12 @@ def _ratio(speeds: AdditiveFit, b: str, a: str) -> Ratio | None:
     return Ratio(value=math.exp(d.value), low=low, high=high)
 
 
-def _probed(m: Measured, here: Sequence[PlannedPoint], correction: Callable[[Record], float]) -> list[PrecisionPair]:
+def _probed(m: Measured, here: Sequence[PlannedPoint], correction: Correction) -> list[PrecisionPair]:
     """Where precision is auto, the fastest probe of each; shapes that differ in what speed doesn't know, once."""
     automatic = [point for point in here if point.config.recipe.precision == "auto"]
     if not automatic:
         return []
-    measured = {record["probe_id"]: speed for record in m.speeds if (speed := tokens_per_s(record)) is not None}
+    measured = {record.probe_id: speed for record in m.speeds if (speed := tokens_per_s(record)) is not None}
     speeds, found = fit(_speeds((*m.finals, *m.speeds), correction)), micro_batches(here)
     fastest: dict[tuple[str, ...], tuple[PlannedPoint, list[tuple[str, int, str]]]] = {}
     for point in automatic:
@@ -135,18 +136,16 @@ def _probed(m: Measured, here: Sequence[PlannedPoint], correction: Callable[[Rec
     ]
 
 
-def _losses(finals: Iterable[Record]) -> list[Observation]:
-    return [
-        Observation(treatment=r["config_id"], block=f"seed {r['seed']}", value=float(r["val_loss"])) for r in finals
-    ]
+def _losses(finals: Iterable[FinalLine]) -> list[Observation]:
+    return [Observation(treatment=r.config_id, block=f"seed {r.seed}", value=loss_of(r)) for r in finals]
 
 
-def _speeds(records: Iterable[Record], correction: Callable[[Record], float]) -> list[Observation]:
+def _speeds(records: Iterable[MeasuredLine], correction: Correction) -> list[Observation]:
     """Every log speed, so that what repeats scatter says how sure a single probe is."""
     return [
         Observation(
-            treatment=record["probe_id"],
-            block=f"seed {record['seed']}" if record["type"] == "final" else "probe",
+            treatment=record.probe_id,
+            block=f"seed {record.seed}" if isinstance(record, FinalLine) else "probe",
             value=math.log(speed) - correction(record),
         )
         for record in records

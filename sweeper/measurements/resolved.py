@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sweeper.measurements.measured import Measured, PlannedPoint, micro_batches, resolution, tokens_per_s
+from sweeper.ledger.typed import FinalLine
+from sweeper.measurements.measured import Measured, PlannedPoint, micro_batches, tokens_per_s
 from sweeper.planning.outcomes import Outcome
 from sweeper.planning.resolving import MicroBatches, Settled, ladders, resolve
-from sweeper.values.records import UNRESOLVED, Execution, Job, Record, Resolved
+from sweeper.values.records import UNRESOLVED, Job, Resolved
 
 
 def resolved_points(m: Measured, planned: Sequence[PlannedPoint]) -> dict[PlannedPoint, PlannedPoint]:
@@ -18,11 +19,11 @@ def resolved_points(m: Measured, planned: Sequence[PlannedPoint]) -> dict[Planne
     What the trials were given stands; a ladder's micro-batch is that of its fastest probe. Where nothing was probed
     it is that of the trials.
     """
-    speeds = {record["probe_id"]: speed for record in m.speeds if (speed := tokens_per_s(record)) is not None}
+    speeds = {record.probe_id: speed for record in m.speeds if (speed := tokens_per_s(record)) is not None}
     found = micro_batches(planned)
-    finals: dict[str, Record] = {}
+    finals: dict[str, FinalLine] = {}
     for record in m.trials:
-        finals.setdefault(record["config_id"], record)
+        finals.setdefault(record.config_id, record)
     return {
         point: _resolved(point, found[point.config.config_id], speeds, finals.get(point.config.config_id))
         for point in planned
@@ -30,9 +31,9 @@ def resolved_points(m: Measured, planned: Sequence[PlannedPoint]) -> dict[Planne
 
 
 def _resolved(
-    point: PlannedPoint, executions: MicroBatches, speeds: Mapping[str, float], final: Record | None
+    point: PlannedPoint, executions: MicroBatches, speeds: Mapping[str, float], final: FinalLine | None
 ) -> PlannedPoint:
-    kept = resolution(final) if final else UNRESOLVED
+    kept = final.resolved if final else UNRESOLVED
     execution, by_probes = point.execution, UNRESOLVED
 
     def outcome_of(probe: Job) -> Outcome:
@@ -45,7 +46,7 @@ def _resolved(
             execution = choice.execution if point.ladder else execution
             by_probes = choice.resolved
     elif point.ladder and final:
-        execution = Execution(**final["execution"])
+        execution = final.execution
     resolved = Resolved(steps=kept.steps or by_probes.steps, precision=kept.precision or by_probes.precision)
     return replace(point, execution=execution, resolved=resolved)
 
@@ -56,8 +57,8 @@ def without_winning_probes(m: Measured, points: Sequence[PlannedPoint]) -> Measu
     The highest of several measurements reads too high; the trials' weren't chosen for being high.
     """
     chosen = {point.probe_id for point in points if len(point.ladder) > 1 or point.config.recipe.precision == "auto"}
-    again = {record["probe_id"] for record in m.finals if tokens_per_s(record) is not None} & chosen
-    return replace(m, speeds=tuple(record for record in m.speeds if record["probe_id"] not in again))
+    again = {record.probe_id for record in m.finals if tokens_per_s(record) is not None} & chosen
+    return replace(m, speeds=tuple(record for record in m.speeds if record.probe_id not in again))
 
 
 def shown(point: PlannedPoint) -> dict[str, Any]:

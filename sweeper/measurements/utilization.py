@@ -14,8 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sweeper.ledger.lines import job_id_of
-from sweeper.values.records import Record
+from sweeper.ledger.typed import AskedLine, FinalLine, JobLine, Line, RungLine, StartedLine
 
 USEFUL = ("train", "evaluate", "branches")
 """The parts of a trial's seconds that its result comes from: a branch's loss is one that would else need a trial."""
@@ -77,7 +76,7 @@ def of_own_seconds(seconds: Mapping[str, float]) -> float | None:
     return sum(seconds.get(part, 0.0) for part in USEFUL) / total if total > 0 else None
 
 
-def utilization(records: Iterable[Record]) -> Utilization:
+def utilization(records: Iterable[Line]) -> Utilization:
     """The utilization of a ledger's lines, oldest first; `Utilization.trials` has that of each trial.
 
     Where runs have no start line, a run starts with the first job asked for, and another where a job is asked for
@@ -86,24 +85,25 @@ def utilization(records: Iterable[Record]) -> Utilization:
     runs: list[_Run] = []
     trials: list[TrialUse] = []
     for record in records:
-        time = datetime.fromisoformat(record["time"])
-        if record["type"] == "started":
-            runs.append(_Run(started=time, devices=int(record["devices"]), last_seen=time))
+        time = datetime.fromisoformat(record.time)
+        if isinstance(record, StartedLine):
+            runs.append(_Run(started=time, devices=record.devices, last_seen=time))
+        if not isinstance(record, JobLine):
             continue
-        job_id = job_id_of(record)
-        if record["type"] == "asked" and _starts(runs, job_id, time):
+        job_id = record.job_id
+        if isinstance(record, AskedLine) and _starts(runs, job_id, time):
             runs.append(_Run(started=time, last_seen=time))
         if not runs:
             continue
         run = runs[-1]
         run.last_seen = time
-        if record["type"] == "asked":
+        if isinstance(record, AskedLine):
             run.asked[job_id] = time
             run.most_asked = max(run.most_asked, len(run.asked))
-        elif record["type"] != "rung":
+        elif not isinstance(record, RungLine):
             run.last_outcome = time
             asked = run.asked.pop(job_id, None)
-            if record["type"] == "final" and asked is not None:
+            if isinstance(record, FinalLine) and asked is not None:
                 trials.append(_use(job_id, record, (time - asked).total_seconds()))
     useful_s, held_s = sum(trial.useful_s for trial in trials), sum(run.held_s for run in runs)
     return Utilization(
@@ -126,7 +126,7 @@ def _starts(runs: list[_Run], job_id: str, time: datetime) -> bool:
     return job_id in run.asked or paused
 
 
-def _use(trial_id: str, record: Record, held_s: float) -> TrialUse:
-    seconds, earlier = record["seconds"], record["environment"].get("resumed", {}).get("seconds", {})
+def _use(trial_id: str, record: FinalLine, held_s: float) -> TrialUse:
+    seconds, earlier = record.seconds, record.environment.get("resumed", {}).get("seconds", {})
     useful_s = sum(seconds.get(name, 0.0) - earlier.get(name, 0.0) for name in USEFUL)
     return TrialUse(trial_id=trial_id, useful_s=useful_s, held_s=held_s)

@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
+from sweeper.ledger.typed import FinalLine, Line
 from sweeper.model.shape import Shape, computes_in_fp8
 from sweeper.values.records import Config, Fp8Backend, Fp8Filter, Precision, Recipe
 
@@ -120,28 +121,27 @@ def assumed(*, gpus: int, cpus: int) -> Calibration:
     )
 
 
-def calibrate(records: Iterable[Mapping[str, Any]]) -> Calibration | None:
+def calibrate(records: Iterable[Line]) -> Calibration | None:
     """Medians over the `final` lines of status ok in a ledger, of the device seen last; None without any."""
-    finals = [r for r in records if r.get("type") == "final" and r.get("status") == "ok"]
-    finals = [r for r in finals if r["seconds"].get("train", 0) > 0]
+    finals = [r for r in records if isinstance(r, FinalLine) and r.status == "ok" and r.seconds.get("train", 0) > 0]
     if not finals:
         return None
-    finals = [r for r in finals if r["device"] == finals[-1]["device"]]
-    speed = median(_train_flops(r) / r["seconds"]["train"] for r in finals)
-    overhead = median(sum(r["seconds"].get(name, 0) for name in ("set_up", "compile", "timing")) for r in finals)
+    finals = [r for r in finals if r.device == finals[-1].device]
+    speed = median(_train_flops(r) / r.seconds["train"] for r in finals)
+    overhead = median(sum(r.seconds.get(name, 0) for name in ("set_up", "compile", "timing")) for r in finals)
     trials = "1 trial" if len(finals) == 1 else f"{len(finals)} trials"
     return Calibration(
         achieved_flops_per_s=speed,
         overhead_s=overhead,
-        source=f"measured: {trials} of this folder on {finals[-1]['device']}, "
+        source=f"measured: {trials} of this folder on {finals[-1].device}, "
         f"{_flops_per_s(speed)} and {overhead:.1f} s to start",
-        beside_bytes=GPU_BESIDE_BYTES if finals[-1].get("environment", {}).get("driver") else 0,
+        beside_bytes=GPU_BESIDE_BYTES if finals[-1].environment.get("driver") else 0,
     )
 
 
-def _train_flops(record: Mapping[str, Any]) -> float:
-    config = Config.from_dict({"shape": record["shape"], "recipe": record["recipe"]})
-    return float(record["tokens"] * config.shape.train_flops_per_token(config.recipe.seq_len))
+def _train_flops(final: FinalLine) -> float:
+    config = final.config
+    return float(final.tokens * config.shape.train_flops_per_token(config.recipe.seq_len))
 
 
 def _flops_per_s(value: float) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
+from sweeper.ledger.typed import FinalLine
 from sweeper.values.events import Final
 from sweeper.values.records import Config
 
@@ -28,11 +27,10 @@ def of_final(name: str, final: Final) -> float | None:
     return _value(name, final.job.config, final.val_loss, tokens_per_s, final.peak_memory_bytes)
 
 
-def of_record(name: str, record: Mapping[str, Any]) -> float | None:
-    """The same of a `final` line of the ledger."""
-    config = Config.from_dict({"shape": record["shape"], "recipe": record["recipe"]})
-    tokens_per_s = (record["speed"] or {}).get("tokens_per_s")
-    return _value(name, config, record["val_loss"], tokens_per_s, record.get("peak_memory_bytes"))
+def of_line(name: str, line: FinalLine) -> float | None:
+    """The same of a trial's line in the ledger."""
+    tokens_per_s = line.speed.tokens_per_s if line.speed else None
+    return _value(name, line.config, line.val_loss, tokens_per_s, line.peak_memory_bytes)
 
 
 def _value(

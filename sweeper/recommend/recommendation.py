@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from sweeper.frontier.answer import main_device
+from sweeper.ledger.typed import FinalLine, Line
 from sweeper.model.shape import llama_config
 from sweeper.recommend.choices import Choice, Described, Recommendation, Rival, ToBeSure, UseCase
 from sweeper.recommend.criteria import QUALITY, SPEED, Criterion, Lead, is_tie, knee, seeds_to_tell
@@ -23,7 +24,7 @@ from sweeper.recommend.options import Figure, Option, Options, ladder_of, option
 from sweeper.recommend.train_flags import train_words
 from sweeper.values.errors import NothingFeasible, UsageError
 from sweeper.values.labels import gibibytes, short
-from sweeper.values.records import Config, Record
+from sweeper.values.records import Config
 
 if TYPE_CHECKING:
     from sweeper.frontier.frontiers import DeviceFrontier, Frontier
@@ -54,7 +55,7 @@ def recommend(
     study: Study,
     plan: Plan,
     found: Frontier,
-    records: Sequence[Record],
+    records: Sequence[Line],
     limits: Limits,
     *,
     device: str | None = None,
@@ -95,13 +96,13 @@ def recommend(
     )
 
 
-def _seconds(records: Sequence[Record], device: str) -> dict[str, float]:
+def _seconds(records: Sequence[Line], device: str) -> dict[str, float]:
     """Device-seconds of a trial, by config id."""
     each: dict[str, list[float]] = {}
     for record in records:
-        if record["type"] == "final" and record["status"] == "ok" and record.get("device") == device:
-            spent = sum(seconds for name, seconds in record["seconds"].items() if name != "reference")
-            each.setdefault(record["config_id"], []).append(spent)
+        if isinstance(record, FinalLine) and record.status == "ok" and record.device == device:
+            spent = sum(seconds for name, seconds in record.seconds.items() if name != "reference")
+            each.setdefault(record.config_id, []).append(spent)
     return {config_id: sum(spent) / len(spent) for config_id, spent in each.items()}
 
 

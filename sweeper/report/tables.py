@@ -34,9 +34,9 @@ from sweeper.values.records import SCHEMA
 if TYPE_CHECKING:
     from sweeper.frontier.frontiers import DeviceFrontier, Frontier
     from sweeper.frontier.points import Estimate
+    from sweeper.ledger.typed import Line
     from sweeper.measurements.measured import PlannedPoint, Seeds
     from sweeper.recommend.options import Figure
-    from sweeper.values.records import Record
 
 WIDE = 110
 MOST_ROWS = 60
@@ -201,7 +201,7 @@ def plan_table(plan: Mapping[str, Any]) -> Group:
 
 
 def status_json(
-    records: Iterable[Record],
+    records: Iterable[Line],
     planned: Sequence[PlannedPoint],
     *,
     seeds: Seeds = None,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from sweeper.ledger.lines import job_id_of
+from sweeper.ledger.typed import AskedLine, FailedLine, FinalLine, JobLine, Line, MeasuredLine, Outcome, RungLine
 from sweeper.search.driver import State
 from sweeper.values.records import Job
 
@@ -51,60 +50,58 @@ class Progress:
         self._finished = 0
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
-    def note_earlier(self, records: list[dict[str, Any]]) -> None:
+    def note_earlier(self, records: Sequence[Line]) -> None:
         """Take the best loss so far from the records of earlier runs."""
         for record in records:
-            if record["type"] == "final":
+            if isinstance(record, FinalLine):
                 self._keep_best(record)
 
-    def observe(self, record: Mapping[str, Any]) -> None:
+    def observe(self, record: Line) -> None:
         """Take in one ledger record and show what changed."""
-        job_id = job_id_of(record)
-        kind = record["type"]
-        if kind == "started":
+        if not isinstance(record, JobLine):
             return
-        if kind == "asked":
-            self._asked[job_id] = Job.from_dict(record["job"])
+        job_id = record.job_id
+        if isinstance(record, AskedLine):
+            self._asked[job_id] = record.job
             self._started[job_id] = time.monotonic()
             self._current[job_id] = "starting"
-        elif kind == "rung":
+        elif isinstance(record, RungLine):
             job = self._asked.get(job_id)
             of_tokens = job.steps * job.config.recipe.tokens_per_step if job and job.steps else None
             self._current[job_id] = _rung_text(record, of_tokens=of_tokens)
-        else:
+        elif isinstance(record, Outcome):
             self._end(job_id, record)
         if self._live:
             self._live.update(self._block(), refresh=True)
-        self._ended_since += kind in ("speed", "final")
+        self._ended_since += isinstance(record, MeasuredLine)
 
-    def _end(self, job_id: str, record: Mapping[str, Any]) -> None:
+    def _end(self, job_id: str, record: Outcome) -> None:
         self._current.pop(job_id, None)
         seconds = time.monotonic() - self._started.pop(job_id, time.monotonic())
         self._finished += 1
-        if record["type"] != "failed":
+        if not isinstance(record, FailedLine):
             self._durations.append(seconds)
+        if isinstance(record, FinalLine):
             self._keep_best(record)
         self._console.print(self._line(job_id, record, seconds), highlight=False)
 
-    def _keep_best(self, record: Mapping[str, Any]) -> None:
-        loss = record.get("val_loss")
-        job = self._jobs.get(record.get("trial_id", ""))
-        if loss is not None and job and record["status"] == "ok" and (self._best is None or loss < self._best[0]):
+    def _keep_best(self, record: FinalLine) -> None:
+        loss, job = record.val_loss, self._jobs.get(record.trial_id)
+        if loss is not None and job and record.status == "ok" and (self._best is None or loss < self._best[0]):
             self._best = (loss, self._name(job))
 
-    def _line(self, job_id: str, record: Mapping[str, Any], seconds: float) -> Text:
+    def _line(self, job_id: str, record: Outcome, seconds: float) -> Text:
         job = self._asked.get(job_id)
         name = self._name(job) if job else job_id
-        if record["type"] == "failed":
-            return Text(f"  {name}: failed, attempt {record['attempt']} of 3: {record['error']}", style="red")
-        parts = [record["status"]] if record["status"] != "ok" else []
-        if record.get("val_loss") is not None:
-            parts.append(f"loss {record['val_loss']:.4f}")
-        if record.get("speed"):
-            parts.append(f"{record['speed']['tokens_per_s']:,.0f} tokens/s")
+        if isinstance(record, FailedLine):
+            return Text(f"  {name}: failed, attempt {record.attempt} of 3: {record.error}", style="red")
+        parts = [str(record.status)] if record.status != "ok" else []
+        if isinstance(record, FinalLine) and record.val_loss is not None:
+            parts.append(f"loss {record.val_loss:.4f}")
+        if record.speed:
+            parts.append(f"{record.speed.tokens_per_s:,.0f} tokens/s")
         states = self._fresh_states()
-        ended = self._ended_since + (record["type"] != "failed")
-        done = min(len(states), states.count("done") + ended)
+        done = min(len(states), states.count("done") + self._ended_since + 1)
         count = f"{done:>3}/{len(states) + self._more()}"
         return Text(f"  {count}  {name}: {', '.join(parts)}  ({seconds:.0f} s)")
 
@@ -148,10 +145,10 @@ class Progress:
             self._live.stop()
 
 
-def _rung_text(record: Mapping[str, Any], *, of_tokens: int | None) -> str:
-    share = f"{record['tokens'] / of_tokens:.0%}, " if of_tokens else f"{record['tokens']:,} tokens, "
-    speed = f", {record['tokens_per_s']:,.0f} tokens/s" if record.get("tokens_per_s") else ""
-    return f"{share}training loss {record['loss']:.3f}{speed}"
+def _rung_text(rung: RungLine, *, of_tokens: int | None) -> str:
+    share = f"{rung.tokens / of_tokens:.0%}, " if of_tokens else f"{rung.tokens:,} tokens, "
+    speed = f", {rung.tokens_per_s:,.0f} tokens/s" if rung.tokens_per_s else ""
+    return f"{share}training loss {rung.loss:.3f}{speed}"
 
 
 def _clock(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -10,13 +10,14 @@ from typing import Any
 
 from sweeper.ledger.file import Ledger
 from sweeper.ledger.lines import asked_record, event_record, started_record
+from sweeper.ledger.typed import Line
 from sweeper.search.driver import Driver
 from sweeper.search.job_states import replay
 from sweeper.search.on_kinds import OnKinds
 from sweeper.values.events import Continue, Done, Event, Stop, Wait
 from sweeper.values.records import Job
 
-Observer = Callable[[Mapping[str, Any]], None]
+Observer = Callable[[Line], None]
 FingerprintOf = Callable[[str, int], str | None]
 """Of data, by its name in the recipe and the vocabulary: what `environment.data_fingerprint` would hold here and now.
 
@@ -74,6 +75,6 @@ class Session:
 
     def _record(self, record: dict[str, Any]) -> None:
         stamped = {"schema": record["schema"], "type": record["type"], "time": now(), **record}
-        self._ledger.append(stamped)
+        line = self._ledger.append(stamped)
         for observer in self._observers:
-            observer(stamped)
+            observer(line)

@@ -8,7 +8,7 @@ import numpy as np
 
 from sweeper.frontier.estimates import estimates_by_device
 from sweeper.frontier.points import Point
-from sweeper.ledger.lines import event_record
+from sweeper.ledger.typed import line_of
 from sweeper.measurements.measured import PlannedPoint
 from sweeper.search.follow_up import Candidate
 from sweeper.search.further_seeds import Contender
@@ -22,7 +22,7 @@ def standings(
     nuisance: Sequence[str] = (),
 ) -> list[Contender]:
     """Of the points that the device type with most of them has measured; of `nuisance` axes at the best value."""
-    found = estimates_by_device(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
+    found = estimates_by_device(map(line_of, outcomes), planned, objectives, nuisance=nuisance)
     points = max((one.points for one in found), key=len, default=())
     return [
         Contender(config_id=point.config_id, p_frontier=point.p_frontier, beaten_by=beaten_by)
@@ -44,7 +44,7 @@ def follow_up_candidates(
     nuisance: Sequence[str] = (),
 ) -> list[Candidate]:
     """The configs that the device type with the most points has measured, fastest first."""
-    found = estimates_by_device(map(event_record, outcomes), planned, objectives, nuisance=nuisance)
+    found = estimates_by_device(map(line_of, outcomes), planned, objectives, nuisance=nuisance)
     points = max((one.points for one in found), key=len, default=())
     made = [
         Candidate(

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
 
 from sweeper.ledger.file import Ledger, held, read
-from sweeper.ledger.lines import job_id_of
+from sweeper.ledger.typed import FailedLine, FinalLine, Line, MeasuredLine, OutcomeLine
 from sweeper.measurements.measured import PlannedPoint
 from sweeper.planning.plan import MOST_AVERAGED, Plan, plan_json
 from sweeper.running.progress import Progress
@@ -31,7 +31,7 @@ from sweeper.values.errors import JobsFailed, UsageError
 from sweeper.values.home import may_write
 from sweeper.values.labels import duration
 from sweeper.values.paths import command_of
-from sweeper.values.records import Config, DeviceType, Job, Record
+from sweeper.values.records import Config, DeviceType, Job
 from sweeper.values.run_folder import RunFolder, write_atomically
 
 if TYPE_CHECKING:
@@ -59,23 +59,23 @@ class StudyRun:
         """What the search chooses from."""
         return StudySearch(loaded=self.loaded, configs=self.plan.configs)
 
-    def replayed(self, records: Sequence[Record]) -> Driver:
+    def replayed(self, records: Sequence[Line]) -> Driver:
         """A Driver that knows what the ledger knows."""
         driver = self.search.driver(probed=_on_several_kinds(records))
         replay(records, driver)
         return driver
 
-    def points(self, driver: Driver, records: Sequence[Record]) -> list[PlannedPoint]:
+    def points(self, driver: Driver, records: Sequence[Line]) -> list[PlannedPoint]:
         """The points that the study asks for: a config each, or one per micro-batch where that is an axis."""
         return self.search.points_of(set(driver.seeds), probed=_on_several_kinds(records))
 
-    def seeds(self, driver: Driver, records: Sequence[Record]) -> dict[str, int]:
+    def seeds(self, driver: Driver, records: Sequence[Line]) -> dict[str, int]:
         """By config id, how many seeds the study asks for, and beyond them those that were trained in a row.
 
         What was chosen for another seed once may not be now, as speeds are measured anew: the result stands.
         """
         driver.states()
-        trained = {(record["config_id"], record["seed"]) for record in records if record["type"] == "final"}
+        trained = {(record.config_id, record.seed) for record in records if isinstance(record, FinalLine)}
         wanted = dict(driver.seeds)
         for config_id in wanted:
             while wanted[config_id] < self.loaded.study.trial.most_seeds and (config_id, wanted[config_id]) in trained:
@@ -97,7 +97,7 @@ class StudyRun:
         kinds: Sequence[str] = (),
         fingerprint_of: FingerprintOf,
         start: Callable[[float], bool] = lambda seconds: True,
-    ) -> tuple[list[dict[str, Any]], Frontier, str]:
+    ) -> tuple[list[Line], Frontier, str]:
         """Do what is missing. Returns the ledger's records, the frontier, and why files of MLflow's store couldn't be
         written, "" where they could. KeyboardInterrupt leaves all whole.
 
@@ -157,7 +157,7 @@ class StudyRun:
                     console.print(tracker.warning, style="yellow", highlight=False)
         return records, found, tracker.unwritable
 
-    def _mirror(self, records: Sequence[Record]) -> Mirror | None:
+    def _mirror(self, records: Sequence[Line]) -> Mirror | None:
         """The storage that `search.storage` names, with what is known already."""
         study = self.loaded.study
         if study.search.storage is None:
@@ -180,7 +180,7 @@ class StudyRun:
         ledger: Ledger,
         runner: Runner,
         console: Console,
-        observers: Sequence[Callable[[Record], None]],
+        observers: Sequence[Callable[[Line], None]],
         at_a_time: int,
         fingerprint_of: FingerprintOf,
     ) -> None:
@@ -234,14 +234,14 @@ class StudyRun:
             "raise it, and the same command does them"
         )
 
-    def _check_data(self, known: Driver, records: Sequence[Record], fingerprint_of: FingerprintOf) -> None:
+    def _check_data(self, known: Driver, records: Sequence[Line], fingerprint_of: FingerprintOf) -> None:
         """Refuse to add to results that were measured on other data of the same name."""
         wanted = set(known.jobs)
         kept: dict[tuple[str, int], set[str]] = {}
         for record in records:
-            if record["type"] == "final" and record["trial_id"] in wanted:
-                data = (record["recipe"]["data"], record["shape"]["vocab_size"])
-                if found := record["environment"].get("data_fingerprint"):
+            if isinstance(record, FinalLine) and record.trial_id in wanted:
+                data = (record.config.recipe.data, record.config.shape.vocab_size)
+                if found := record.environment.get("data_fingerprint"):
                     kept.setdefault(data, set()).add(found)
         for (name, vocab_size), before in kept.items():
             now = fingerprint_of(name, vocab_size)
@@ -264,7 +264,7 @@ class StudyRun:
         plan = {**plan_json(self.plan), "command": self.command}
         write_atomically(self.folder.plan, json.dumps(plan, indent=2) + "\n")
 
-    def frontier(self, records: Sequence[Record]) -> Frontier:
+    def frontier(self, records: Sequence[Line]) -> Frontier:
         """The frontier of each device type that `records` are from."""
         from sweeper.frontier.decision import Decide
         from sweeper.frontier.frontiers import frontier
@@ -292,7 +292,7 @@ class StudyRun:
             put_last=self.search.described(driver.put_last.values()),
         )
 
-    def write_report(self, records: Sequence[Record], comparison: Comparison | None = None) -> Frontier:
+    def write_report(self, records: Sequence[Line], comparison: Comparison | None = None) -> Frontier:
         """Write frontier.json, frontier.png, frontier.svg and report.html from the ledger; returns the frontier."""
         from sweeper.report.page.html import write_report
 
@@ -308,7 +308,7 @@ class StudyRun:
         )
         return result
 
-    def sides(self, records: Sequence[Record], found: Frontier, *, folder: str = "") -> list[Side]:
+    def sides(self, records: Sequence[Line], found: Frontier, *, folder: str = "") -> list[Side]:
         """What is compared of `found`, the frontier of `records`: a side for each device type that measured."""
         from sweeper.compare.comparison import sides_of
 
@@ -316,7 +316,7 @@ class StudyRun:
         points, seeds = self.points(driver, records), self.seeds(driver, records)
         return sides_of(found, records, points, seeds, folder=folder)
 
-    def by_device(self, records: Sequence[Record], found: Frontier) -> Comparison | None:
+    def by_device(self, records: Sequence[Line], found: Frontier) -> Comparison | None:
         """The device types side by side, None where there is one alone."""
         from sweeper.compare.comparison import compare
 
@@ -324,14 +324,14 @@ class StudyRun:
             return None
         return compare(self.sides(records, found))
 
-    def raise_if_failed(self, records: Sequence[Record]) -> None:
+    def raise_if_failed(self, records: Sequence[Line]) -> None:
         """JobsFailed when a job failed three times, naming each and why."""
         driver = self.replayed(records)
         states = driver.states()
         failed = [job_id for job_id, state in states.items() if state == "failed"]
         if failed:
             name = self.search.labeller()
-            why = {job_id_of(record): record["error"] for record in records if record["type"] == "failed"}
+            why = {record.job_id: record.error for record in records if isinstance(record, FailedLine)}
             why |= {job_id: reason.why for job_id in failed if (reason := driver.reason(job_id)) is not None}
             raise JobsFailed(
                 f"{len(failed)} of {len(states)} jobs failed three times (logs in {self.folder.logs}):\n"
@@ -339,14 +339,15 @@ class StudyRun:
             )
 
 
-def _on_several_kinds(records: Sequence[Record]) -> bool:
+def _on_several_kinds(records: Sequence[Line]) -> bool:
     """Whether jobs were asked for one of several device types, so that all configs are probed."""
-    return any("on" in record for record in records)
+    return any(isinstance(record, OutcomeLine) and record.on is not None for record in records)
 
 
-def kinds_as_before(kinds: Sequence[str], records: Sequence[Record]) -> tuple[str, ...]:
+def kinds_as_before(kinds: Sequence[str], records: Sequence[Line]) -> tuple[str, ...]:
     """The kinds, first the one that an earlier run went by, where it's still among them."""
-    before = next((r["on"] for r in reversed(records) if "on" in r and not r["beside"]), None)
+    outcomes = (r for r in reversed(records) if isinstance(r, OutcomeLine))
+    before = next((r.on for r in outcomes if r.on is not None and not r.beside), None)
     return tuple(sorted(kinds, key=lambda kind: kind != before))
 
 
@@ -354,15 +355,15 @@ def _called(job: Job, label: Callable[[Job], str]) -> str:
     return f"{label(job)} seed {job.seed}" if job.kind == "train" else f"{label(job)} speed"
 
 
-def _census(search: OnKinds, records: Sequence[Record], *, branch_at: Sequence[float] = ()) -> str:
+def _census(search: OnKinds, records: Sequence[Line], *, branch_at: Sequence[float] = ()) -> str:
     """What of the ledger still applies, in one line."""
-    settled = {job_id_of(record) for record in records if record["type"] in ("final", "speed")}
+    settled = {record.job_id for record in records if isinstance(record, MeasuredLine)}
     driver, states = search.driver, search.states()
     kept = [job_id for job_id in settled if states.get(job_id) == "done"]
     stale = settled - set(driver.jobs) - set(states)
     missing = list(states.values()).count("missing") + driver.to_propose + to_follow(driver)
     parts = [f"{missing} jobs to do"] if not settled else [f"{len(kept)} kept", f"{missing} to do"]
-    trained = {record["trial_id"] for record in records if record["type"] == "final" and record["status"] == "ok"}
+    trained = {record.trial_id for record in records if isinstance(record, FinalLine) and record.status == "ok"}
     if branch_at and (again := sum(states.get(job_id) == "missing" for job_id in trained)):
         parts.append(f"{again} of them again, as they ran without these branches")
     if stale:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from sweeper.ledger.lines import event_from_record, job_id_of
+from sweeper.ledger.typed import AskedLine, FailedLine, Line, Outcome, RungLine
 from sweeper.measurements.measured import PlannedPoint, Seeds, micro_batches
 from sweeper.planning.resolving import JobSettings, of_each
 from sweeper.search.driver import Driver
 from sweeper.search.driver import State as DriverState
 from sweeper.search.grid import Grid
 from sweeper.values.events import Event, Rung
-from sweeper.values.records import Job, Record
+from sweeper.values.records import Job
 
 State = Literal["ok", "diverged", "out_of_memory", "stopped_early", "failed", "asked", "missing"]
 
@@ -34,7 +34,7 @@ class JobState:
     untrained: bool = False
 
 
-def job_states(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: Seeds = None) -> list[JobState]:
+def job_states(records: Iterable[Line], planned: Sequence[PlannedPoint], seeds: Seeds = None) -> list[JobState]:
     """The state of every planned speed job and trial, as a Driver that has read the ledger sees it.
 
     Seeds 0 … n − 1 are expected of every config and others ignored, where `seeds` gives n for all, or by config id;
@@ -42,14 +42,14 @@ def job_states(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds
     """
     if not planned:
         return []
-    records = [record for record in records if "probe_id" in record and record["type"] != "rung"]
-    driver = _driver(planned, seeds or 1 + max((_seed(r) for r in records if "trial_id" in r), default=0))
-    latest: dict[str, Record] = {}
-    for record in records:
-        latest[job_id_of(record)] = record
-        if (event := event_from_record(record)) is not None:
-            driver.tell(event)
-    return [_job_state(driver, job_id, done, latest.get(job_id, {})) for job_id, done in driver.states().items()]
+    lines = [line for line in records if isinstance(line, AskedLine | Outcome)]
+    driver = _driver(planned, seeds or 1 + max((_seed(line) for line in lines if line.trial_id), default=0))
+    latest: dict[str, AskedLine | Outcome] = {}
+    for line in lines:
+        latest[line.job_id] = line
+        if not isinstance(line, AskedLine):
+            driver.tell(line.event)
+    return [_job_state(driver, job_id, done, latest.get(job_id)) for job_id, done in driver.states().items()]
 
 
 def _driver(planned: Sequence[PlannedPoint], seeds: int | Mapping[str, int]) -> Driver:
@@ -68,9 +68,9 @@ def _driver(planned: Sequence[PlannedPoint], seeds: int | Mapping[str, int]) -> 
     return driver
 
 
-def _job_state(driver: Driver, job_id: str, done: DriverState, latest: Record) -> JobState:
+def _job_state(driver: Driver, job_id: str, done: DriverState, latest: AskedLine | Outcome | None) -> JobState:
     job, outcome, reason = driver.jobs[job_id], driver.outcome(job_id), driver.reason(job_id)
-    why, to_do = str(latest.get("error", "")), False
+    why, to_do = latest.error if isinstance(latest, FailedLine) else "", False
     state: State
     if outcome is not None:
         state = "ok" if driver.is_boundary(job_id) else outcome.status
@@ -78,8 +78,8 @@ def _job_state(driver: Driver, job_id: str, done: DriverState, latest: Record) -
         state, why = reason.state, reason.why
     else:
         to_do = done != "failed"
-        asked = latest.get("type") == "asked"
-        state = "asked" if asked else "failed" if latest.get("type") == "failed" else "missing"
+        failed = isinstance(latest, FailedLine)
+        state = "asked" if isinstance(latest, AskedLine) else "failed" if failed else "missing"
     return JobState(
         config_id=driver.owner(job_id).config_id,
         seed=job.seed if job.kind == "train" else None,
@@ -90,22 +90,23 @@ def _job_state(driver: Driver, job_id: str, done: DriverState, latest: Record) -
     )
 
 
-def _seed(record: Record) -> int:
-    return int(record["job"]["seed"] if record["type"] == "asked" else record["seed"])
+def _seed(line: AskedLine | Outcome) -> int:
+    return line.job.seed if isinstance(line, AskedLine) else line.seed
 
 
-def replay(records: Iterable[Mapping[str, Any]], driver: Replayed) -> None:
+def replay(records: Iterable[Line], driver: Replayed) -> None:
     """Have a Driver know what a ledger knows: what was asked for, how it went, and what came out."""
     asked: dict[str, Job] = {}
-    for record in records:
-        if record["type"] == "asked":
-            job = Job.from_dict(record["job"])
+    for line in records:
+        if isinstance(line, AskedLine):
+            job = line.job
             asked[job.job_id] = job
             driver.adopt(job)
-        elif record["type"] == "rung" and (running := asked.get(record.get("trial_id", ""))) is not None:
-            driver.tell(Rung(job=running, tokens=record["tokens"], loss=record["loss"]))
-        elif (event := event_from_record(record)) is not None:
-            driver.tell(event)
+        elif isinstance(line, RungLine):
+            if (running := asked.get(line.job_id)) is not None:
+                driver.tell(Rung(job=running, tokens=line.tokens, loss=line.loss))
+        elif isinstance(line, Outcome):
+            driver.tell(line.event)
 
 
 class Replayed(Protocol):

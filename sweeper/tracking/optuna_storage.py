@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from sweeper.ledger.typed import FinalLine, Line
 from sweeper.planning.axes import value_on
-from sweeper.planning.objectives import of_record
-from sweeper.values.records import Config, Record
+from sweeper.planning.objectives import of_line
+from sweeper.values.records import Config
 
 if TYPE_CHECKING:
     import optuna
@@ -39,14 +40,14 @@ class Mirror:
         self._known: set[str] = set()
         self.warning: str | None = None
 
-    def catch_up(self, records: Iterable[Record]) -> None:
+    def catch_up(self, records: Iterable[Line]) -> None:
         """Write what earlier runs have measured and isn't there."""
         for record in records:
             self.observe(record)
 
-    def observe(self, record: Record) -> None:
+    def observe(self, record: Line) -> None:
         """Take in one ledger record."""
-        if record["type"] != "final" or self.warning is not None:
+        if not isinstance(record, FinalLine) or self.warning is not None:
             return
         try:
             self._write(record)
@@ -54,18 +55,18 @@ class Mirror:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             self.warning = f"search.storage {self._where}: {lines[0]}; the study goes on without it"
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: FinalLine) -> None:
         from optuna.trial import FrozenTrial, TrialState
 
         study = self._study = self._study or self._opened()
-        if record["trial_id"] in self._known:
+        if record.trial_id in self._known:
             return
-        config = Config.from_dict({"shape": record["shape"], "recipe": record["recipe"]})
+        config = record.config
         distributions = {axis: made for axis, values in self._values.items() if (made := _distribution(values))}
-        values = [of_record(name, record) for name in self._objectives]
+        values = [of_line(name, record) for name in self._objectives]
         known = [value for value in values if value is not None]
-        is_whole = record["status"] == "ok" and len(known) == len(values)
-        ended = datetime.fromisoformat(record["time"]).astimezone().replace(tzinfo=None)
+        is_whole = record.status == "ok" and len(known) == len(values)
+        ended = datetime.fromisoformat(record.time).astimezone().replace(tzinfo=None)
         study.add_trial(
             FrozenTrial(
                 number=-1,  # the storage counts
@@ -73,21 +74,21 @@ class Mirror:
                 state=TrialState.COMPLETE if is_whole else TrialState.FAIL,
                 value=None,
                 values=known if is_whole else None,
-                datetime_start=datetime.fromtimestamp(ended.timestamp() - sum(record["seconds"].values())),
+                datetime_start=datetime.fromtimestamp(ended.timestamp() - sum(record.seconds.values())),
                 datetime_complete=ended,
                 params={axis: value_on(axis, config) for axis in distributions},
                 distributions=distributions,
                 user_attrs={
-                    "trial_id": record["trial_id"],
-                    "status": record["status"],
-                    "seed": record["seed"],
+                    "trial_id": record.trial_id,
+                    "status": record.status,
+                    "seed": record.seed,
                     "params": config.shape.params.total,
                 },
                 system_attrs={},
                 intermediate_values={},
             )
         )
-        self._known.add(record["trial_id"])
+        self._known.add(record.trial_id)
 
     def _opened(self) -> optuna.Study:
         import optuna

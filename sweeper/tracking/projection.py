@@ -11,10 +11,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sweeper.ledger.lines import event_from_record
+from sweeper.ledger.typed import (
+    AskedLine,
+    FailedLine,
+    FinalLine,
+    JobLine,
+    Line,
+    MeasuredLine,
+    OutcomeLine,
+    RungLine,
+    SpeedLine,
+)
 from sweeper.measurements.utilization import of_own_seconds
+from sweeper.values.events import SpeedSummary
 from sweeper.values.labels import differing, label
-from sweeper.values.records import Job, Record, flat
+from sweeper.values.records import Job, flat, without_none
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 MAX_PARAM = 500
@@ -74,18 +85,18 @@ class Projection:
         self._outcomes: dict[str, str] = {}
         self._kinds: Counter[str] = Counter()
 
-    def add(self, record: Record, *, live: bool) -> None:
+    def add(self, record: Line, *, live: bool) -> None:
         """Take in one record; earlier ones must have been added before."""
-        time_ms = milliseconds(record["time"])
+        time_ms = milliseconds(record.time)
         if self.parent is None:
             self.folder_id = _identity(record)
             self.parent = Run(name=f"{self._study} · {self._profile}", start_ms=time_ms, end_ms=time_ms)
         self.parent.end_ms = time_ms
         if (dataset := _dataset(record)) is not None:
             self.datasets[dataset] = None
-        if "trial_id" in record:
-            self._add_to_trial(record, time_ms, live)
-        elif record["type"] == "speed":
+        if isinstance(record, JobLine) and record.trial_id is not None:
+            self._add_to_trial(record, record.trial_id, time_ms, live)
+        elif isinstance(record, SpeedLine):
             self._add_probe(record, time_ms)
 
     def end(self, status: RunStatus, *, time_ms: int) -> None:
@@ -97,9 +108,8 @@ class Projection:
                 if run is not self.parent:
                     run.tags["sweeper.status"] = "interrupted"
 
-    def _add_to_trial(self, record: Record, time_ms: int, live: bool) -> None:
-        trial_id, kind = record["trial_id"], record["type"]
-        job = _job(record)
+    def _add_to_trial(self, record: JobLine, trial_id: str, time_ms: int, live: bool) -> None:
+        job = record.job if isinstance(record, AskedLine | OutcomeLine) else None
         if trial_id not in self.trials:
             if job is None:
                 return
@@ -109,28 +119,30 @@ class Projection:
         if job is not None:
             run.params |= trial_params(job)
         run.tags |= _tags(record, self._study, self._profile)
-        if kind == "asked":
+        if isinstance(record, AskedLine):
             run.asked_ms = time_ms
             run.status = "RUNNING" if live else "KILLED"
             run.tags["sweeper.status"] = "running" if live else "interrupted"
-        elif kind == "rung":
-            run.points += _points({"rung_loss": record["loss"], "rung_tokens_per_s": record["tokens_per_s"]},
-                                  time_ms, record["tokens"])  # fmt: skip
-        elif kind in ("final", "failed"):
-            run.status = "FINISHED" if kind == "final" else "FAILED"
-            run.tags["sweeper.status"] = record["status"] if kind == "final" else "failed"
-            if kind == "final":
-                run.points += _final_points(record, run.asked_ms or run.start_ms, time_ms)
-            self._count(trial_id, kind, time_ms)
+        elif isinstance(record, RungLine):
+            values = {"rung_loss": record.loss, "rung_tokens_per_s": record.tokens_per_s}
+            run.points += _points(values, time_ms, record.tokens)
+        elif isinstance(record, FinalLine):
+            run.status, run.tags["sweeper.status"] = "FINISHED", record.status
+            run.points += _final_points(record, run.asked_ms or run.start_ms, time_ms)
+            self._count(trial_id, "final", time_ms)
+        elif isinstance(record, FailedLine):
+            run.status = "FAILED"
+            run.tags["sweeper.status"] = "failed"
+            self._count(trial_id, "failed", time_ms)
 
     def _name(self, job: Job) -> str:
         return f"{label(job.config.to_dict(), self._named_by)} · seed {job.seed}"
 
-    def _add_probe(self, record: Record, time_ms: int) -> None:
+    def _add_probe(self, record: SpeedLine, time_ms: int) -> None:
         assert self.parent is not None
         values = _measured(record)
-        kind = f"{record['on']}." if record.get("beside") else ""
-        prefix = f"probe.{record['probe_id']}.{kind}"
+        kind = f"{record.on}." if record.beside else ""
+        prefix = f"probe.{record.probe_id}.{kind}"
         self.parent.points += _points({prefix + key: value for key, value in values.items()}, time_ms, 0)
 
     def _count(self, trial_id: str, kind: str, time_ms: int) -> None:
@@ -172,73 +184,78 @@ def trial_params(job: Job) -> dict[str, str]:
     return {**recipe, **{key: _text(value) for key, value in own.items()}}
 
 
-def _identity(first: Record) -> str:
+def _identity(first: Line) -> str:
     """The run folder's id: its ledger's first line, which moves with the folder and never changes."""
-    named = [first.get(key) for key in ("time", "type", "trial_id", "probe_id")]
+    ids = (first.trial_id, first.probe_id) if isinstance(first, JobLine) else (None, None)
+    named = [first.time, first.kind, *ids]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
 
 
-def _job(record: Record) -> Job | None:
-    if record["type"] == "asked":
-        return Job.from_dict(record["job"])
-    event = event_from_record(record)
-    return event.job if event else None
-
-
-def _dataset(record: Record) -> Dataset | None:
-    if record["type"] == "asked":
-        name, digest = record["job"]["config"]["recipe"]["data"], record["job"].get("data_fingerprint")
+def _dataset(record: Line) -> Dataset | None:
+    if isinstance(record, AskedLine):
+        name, digest = record.job.config.recipe.data, record.job.data_fingerprint
+    elif isinstance(record, OutcomeLine):
+        name, digest = record.config.recipe.data, record.environment.get("data_fingerprint")
     else:
-        name, digest = record.get("recipe", {}).get("data"), (record.get("environment") or {}).get("data_fingerprint")
+        return None
     return Dataset(name=name[:MAX_PARAM], digest=digest[:MAX_DIGEST]) if name and digest else None
 
 
-def _tags(record: Record, study: str, profile: str) -> dict[str, str]:
-    environment = record.get("environment") or {}
+def _tags(record: JobLine, study: str, profile: str) -> dict[str, str]:
+    outcome = record if isinstance(record, OutcomeLine) else None
+    environment = outcome.environment if outcome else {}
+    resolved = without_none(flat(outcome.resolved)) if outcome else {}
     wanted = {
         "sweeper.study": study,
         "sweeper.profile": profile,
-        "sweeper.trial_id": record["trial_id"],
-        "sweeper.config_id": record["config_id"],
-        "sweeper.probe_id": record["probe_id"],
-        "sweeper.attempt": record.get("attempt"),
-        "sweeper.device": record.get("device"),
+        "sweeper.trial_id": record.trial_id,
+        "sweeper.config_id": record.config_id,
+        "sweeper.probe_id": record.probe_id,
+        "sweeper.attempt": record.attempt,
+        "sweeper.device": record.device,
         "sweeper.data_fingerprint": environment.get("data_fingerprint"),
-        "sweeper.notes": "; ".join(record.get("notes") or ()) or None,
-        "sweeper.error": record.get("error"),
-        **{f"sweeper.resolved.{name}": value for name, value in (record.get("resolved") or {}).items()},
+        "sweeper.notes": "; ".join(record.notes) or None if isinstance(record, FinalLine) else None,
+        "sweeper.error": record.error if isinstance(record, FailedLine) else None,
+        **{f"sweeper.resolved.{name}": value for name, value in resolved.items()},
         **{f"sweeper.version.{name}": value for name, value in (environment.get("versions") or {}).items()},
     }
     return {key: _text(value) for key, value in wanted.items() if value is not None}
 
 
-def _final_points(record: Record, asked_ms: int, time_ms: int) -> list[Point]:
+def _final_points(record: FinalLine, asked_ms: int, time_ms: int) -> list[Point]:
     """The curve, its times spread evenly over its tokens between asked and final; then the final figures."""
-    whole = max(record["tokens"], 1)
+    whole = max(record.tokens, 1)
     points = []
-    for tokens, loss in record["curve"]:
+    for tokens, loss in record.curve:
         at = asked_ms + round((time_ms - asked_ms) * min(tokens / whole, 1.0))
         points += _points({"train_loss": loss}, at, tokens)
-    for branch in record.get("branches", ()):
-        points += _points({"branch_val_loss": branch["val_loss"]}, time_ms, branch["tokens"])
-    figures = {"val_loss": record["val_loss"], "val_bpb": record["val_bpb"], **_measured(record)}
-    return points + _points(figures, time_ms, record["tokens"])
+    for branch in record.branches:
+        points += _points({"branch_val_loss": branch.val_loss}, time_ms, branch.tokens)
+    figures = {"val_loss": record.val_loss, "val_bpb": record.val_bpb, **_measured(record)}
+    return points + _points(figures, time_ms, record.tokens)
 
 
-def _measured(record: Record) -> dict[str, float | None]:
-    speed = record.get("speed") or {}
+def _measured(record: MeasuredLine) -> dict[str, float | None]:
     return {
-        "tokens_per_s": speed.get("tokens_per_s"),
-        "tokens_per_s_low": speed.get("low"),
-        "tokens_per_s_high": speed.get("high"),
-        "step_ms": speed.get("step_ms"),
-        "tflops_per_s": speed.get("tflops_per_s"),
-        "mfu": speed.get("mfu"),
-        "gpu_busy": speed.get("busy"),
-        "peak_memory_bytes": record.get("peak_memory_bytes"),
-        "beside_memory_bytes": record.get("beside_memory_bytes"),
-        "useful_fraction": of_own_seconds(record.get("seconds") or {}) if record["type"] == "final" else None,
-        **{f"seconds.{part}": value for part, value in (record.get("seconds") or {}).items()},
+        **_speeds(record.speed),
+        "peak_memory_bytes": record.peak_memory_bytes,
+        "beside_memory_bytes": record.beside_memory_bytes,
+        "useful_fraction": of_own_seconds(record.seconds) if isinstance(record, FinalLine) else None,
+        **{f"seconds.{part}": value for part, value in record.seconds.items()},
+    }
+
+
+def _speeds(speed: SpeedSummary | None) -> dict[str, float | None]:
+    if speed is None:
+        return {}
+    return {
+        "tokens_per_s": speed.tokens_per_s,
+        "tokens_per_s_low": speed.low,
+        "tokens_per_s_high": speed.high,
+        "step_ms": speed.step_ms,
+        "tflops_per_s": speed.tflops_per_s,
+        "mfu": speed.mfu,
+        "gpu_busy": speed.busy,
     }
 
 

@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from sweeper.ledger.typed import JobLine, Line
 from sweeper.tracking.projection import Dataset, Projection, Run, RunStatus, study_params
 from sweeper.tracking.store_uri import sqlite_file, sqlite_uri
 from sweeper.values.labels import differing
-from sweeper.values.records import Record
 from sweeper.values.run_folder import UNWRITABLE, RunFolder
 
 if TYPE_CHECKING:
@@ -88,12 +88,12 @@ class Writer:
         """Make a client of the store, and the store where it isn't there. Raises what MLflow does."""
         self._client = self._client or open_store(self._uri)
 
-    def add(self, records: Sequence[Record], *, live: bool) -> None:
+    def add(self, records: Sequence[Line], *, live: bool) -> None:
         """Project records: `live` ones of the run that goes on, or those of earlier ones."""
         for record in records:
             self._projection.add(record, live=live)
-            if record.get("trial_id") in self._projection.trials:
-                self._changed[record["trial_id"]] = None
+            if isinstance(record, JobLine) and record.trial_id in self._projection.trials:
+                self._changed[record.trial_id] = None
 
     def end(self, status: RunStatus, *, time_ms: int) -> None:
         """The study's run has ended, and with it what was still running."""

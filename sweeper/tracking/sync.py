@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from sweeper.ledger.file import held, read
+from sweeper.ledger.typed import JobLine
 from sweeper.study.loader import load_folder
 from sweeper.tracking.projection import milliseconds
 from sweeper.tracking.tracker import Tracker, default_uri
@@ -43,9 +44,9 @@ def sync(root: Path, *, to: str | None) -> str:
             tracker.require_store(away_after=PATIENCE)
             tracker.catch_up(records)
             tracker.log_artifacts()
-            tracker.end(milliseconds(records[-1]["time"]))
+            tracker.end(milliseconds(records[-1].time))
             _wait(tracker, uri)
-    trials = len({record["trial_id"] for record in records if "trial_id" in record})
+    trials = len({line.trial_id for line in records if isinstance(line, JobLine) and line.trial_id is not None})
     return f"{shown(folder.root)}: {trials} trials are in {uri}"
 
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sweeper.ledger.typed import Line
 from sweeper.tracking.links import study_links, wait_for
 from sweeper.tracking.projection import RunStatus
 from sweeper.tracking.store_uri import sqlite_uri
 from sweeper.values.errors import UsageError
 from sweeper.values.paths import PACKAGE_PARENT
-from sweeper.values.records import Record
 from sweeper.values.run_folder import RunFolder
 
 EXIT_SECONDS = 3.0
@@ -101,11 +101,11 @@ class Tracker:
         for work in (self._send, self._listen):
             threading.Thread(target=work, name="sweeper-tracking", daemon=True).start()
 
-    def catch_up(self, records: Sequence[Record]) -> None:
+    def catch_up(self, records: Sequence[Line]) -> None:
         """Project the ledger as it stood when this run of the study began."""
         self._put("add", list(records), False)
 
-    def observe(self, record: Record) -> None:
+    def observe(self, record: Line) -> None:
         """Project one new record."""
         self._put("add", [record], True)
 

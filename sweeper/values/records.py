@@ -15,8 +15,6 @@ from typing import Any, Literal
 
 from sweeper.model.shape import Shape
 
-Record = Mapping[str, Any]
-"""A line of the ledger, or of a report, as plain values."""
 SCHEMA = 1
 SEMANTICS = 1
 """Raised when the same declaration starts to mean another computation: old records then stand apart."""

@@ -7,8 +7,9 @@ import time
 from collections import Counter, defaultdict
 
 import pytest
+from ledger_lines import plain_lines
 
-from sweeper.ledger.file import Ledger, read
+from sweeper.ledger.file import Ledger
 from sweeper.planning.resolving import MicroBatches
 from sweeper.runners.ray import connection, tune
 from sweeper.runners.ray.connection import machines
@@ -82,7 +83,7 @@ def run(tmp_path, jobs, behaviour, *, at_half=lambda: None):
         tune.run(session, job_target="tests.fakes:behave", cpus=1, gpus=1, logs=tmp_path / "logs")
     half.set()
     thread.join()
-    return read(tmp_path / "ledger.jsonl")
+    return plain_lines(tmp_path / "ledger.jsonl")
 
 
 def check_all_have_one_outcome(records, jobs):

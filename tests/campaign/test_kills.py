@@ -3,20 +3,20 @@
 from collections import Counter
 
 import pytest
+from ledger_lines import plain_lines
 
-from sweeper.ledger.file import read
 from tests.campaign.fire import finish, run_under_fire
 
 
 def asked(folder):
     """Trials in the order in which they were first asked for."""
-    records = read(folder / "ledger.jsonl")
+    records = plain_lines(folder / "ledger.jsonl")
     return list(dict.fromkeys(record["trial_id"] for record in records if record["type"] == "asked"))
 
 
 def outcomes(folder):
     """How many outcomes each trial has."""
-    records = read(folder / "ledger.jsonl")
+    records = plain_lines(folder / "ledger.jsonl")
     assert not [record for record in records if record["type"] == "failed"]
     return Counter(record["trial_id"] for record in records if record["type"] == "final")
 

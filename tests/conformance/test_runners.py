@@ -4,8 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from ledger_lines import plain_lines
 
-from sweeper.ledger.file import Ledger, read
+from sweeper.ledger.file import Ledger
 from sweeper.planning.resolving import MicroBatches
 from sweeper.runners import in_process
 from sweeper.runners.ray import connection, tune
@@ -44,7 +45,7 @@ def run(folder: Path, method: str, runner) -> list[dict]:
         runner(Session(driver, ledger), folder / "logs")
     assert set(driver.states().values()) == {"done"}
     assert driver.to_propose == 0
-    return read(folder / "ledger.jsonl")
+    return plain_lines(folder / "ledger.jsonl")
 
 
 def in_this_process(session, logs):

@@ -5,10 +5,10 @@ import io
 import subprocess
 import sys
 
+from ledger_lines import plain_lines
 from mlflow import MlflowClient
 
 from sweeper.commands.main import main
-from sweeper.ledger.file import read
 from sweeper.tracking.store_uri import sqlite_uri
 
 STUDY = """\
@@ -70,7 +70,7 @@ def folder(place):
 
 
 def ledger(place):
-    return read(folder(place) / "ledger.jsonl")
+    return plain_lines(folder(place) / "ledger.jsonl")
 
 
 def finals(place):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from frontier_fakes import LOSSES, OBJECTIVES, PROXY, SPEEDS, config, environment, final, plan, probe, study
+from ledger_lines import as_lines
 from test_report_tables import plan_json
 
 from sweeper.frontier.frontiers import frontier
@@ -23,12 +24,12 @@ RUNGS = tuple(Execution(batch_size=size, compile=True) for size in (2, 4, 8, 16)
 
 def page(planned, records, *, seeds=3, question="Deep or wide?", name="depth-vs-ffn", command="sweeper run x.yaml"):
     """The page as text."""
-    result = frontier(records, study=name, profile="cpu", planned=planned, objectives=OBJECTIVES)
+    result = frontier(as_lines(records), study=name, profile="cpu", planned=planned, objectives=OBJECTIVES)
     plan = plan_json(planned)
     totals = {**plan["totals"], "seeds": seeds, "most_seeds": seeds, "trials": seeds * len(plan["configs"])}
     return render(
         result, plan_json={**plan, "study": name, "totals": totals}, study={"name": name, "question": question},
-        records=records, command=command,
+        records=as_lines(records), command=command,
     )  # fmt: skip
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
+from sweeper.ledger.typed import FinalLine, Line
+from sweeper.measurements.measured import loss_of
 from sweeper.values.labels import short
-from sweeper.values.records import Record
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 220, 140, 34, 8, 8, 20
 MOST_PANELS = 16
@@ -41,34 +42,34 @@ class Panel:
     x_end: str
 
 
-def with_curves(records: Iterable[Record]) -> list[Record]:
+def with_curves(records: Iterable[Line]) -> list[FinalLine]:
     """The outcomes that left a curve, however they ended."""
-    return [record for record in records if record["type"] == "final" and record["curve"]]
+    return [record for record in records if isinstance(record, FinalLine) and record.curve]
 
 
-def scale_of(finals: Sequence[Record]) -> Scale | None:
+def scale_of(finals: Sequence[FinalLine]) -> Scale | None:
     """The scale on which all settled losses of the trials that ended well can be seen; None without any."""
     done = [record for record in finals if _ended_well(record)]
-    values = [loss for record in done for tokens, loss in record["curve"]
-              if tokens >= _SETTLED * record["tokens"] and _is_loss(loss)]  # fmt: skip
+    values = [loss for record in done for tokens, loss in record.curve
+              if tokens >= _SETTLED * record.tokens and _is_loss(loss)]  # fmt: skip
     if not values:
         return None
     return Scale(
-        low=min([*values, *(record["val_loss"] for record in done)]),
+        low=min([*values, *map(loss_of, done)]),
         high=max(values),
-        end=float(max(record["tokens"] for record in done)),
+        end=float(max(record.tokens for record in done)),
     )
 
 
-def _is_loss(loss: float | None) -> bool:
+def _is_loss(loss: float | None) -> TypeGuard[float]:
     return loss is not None and math.isfinite(loss)
 
 
-def _ended_well(record: Record) -> bool:
-    return record["status"] == "ok" and _is_loss(record["val_loss"])
+def _ended_well(record: FinalLine) -> bool:
+    return record.status == "ok" and _is_loss(record.val_loss)
 
 
-def curve_data(finals: Sequence[Record], names: Mapping[str, str], scale: Scale) -> dict[str, Any]:
+def curve_data(finals: Sequence[FinalLine], names: Mapping[str, str], scale: Scale) -> dict[str, Any]:
     """What the script draws: `{"curves": {config_id: {"label", "trials"}}, "grids": [[tokens]], "scale"}`.
 
     A trial is `{"seed", "status", "grid", "losses", "val_loss", "tokens", "end"}`: `losses` at the tokens of
@@ -76,19 +77,19 @@ def curve_data(finals: Sequence[Record], names: Mapping[str, str], scale: Scale)
     """
     grids: dict[tuple[int, ...], int] = {}
     by_config: dict[str, list[dict[str, Any]]] = {}
-    for record in sorted(finals, key=lambda record: int(record["seed"])):
-        points = _thinned(record["curve"])
+    for record in sorted(finals, key=lambda record: record.seed):
+        points = _thinned(record.curve)
         tokens = tuple([int(at) for at, _ in points])
         ok = _ended_well(record)
-        by_config.setdefault(record["config_id"], []).append(
+        by_config.setdefault(record.config_id, []).append(
             {
-                "seed": record["seed"],
-                "status": record["status"],
+                "seed": record.seed,
+                "status": record.status,
                 "grid": grids.setdefault(tokens, len(grids)),
                 "losses": [round(loss, 4) if _is_loss(loss) else None for _, loss in points],
-                "val_loss": record["val_loss"] if ok else None,
-                "tokens": record["tokens"],
-                "end": f"held-out loss {record['val_loss']:.4f}" if ok else record["status"].replace("_", " "),
+                "val_loss": record.val_loss if ok else None,
+                "tokens": record.tokens,
+                "end": f"held-out loss {record.val_loss:.4f}" if ok else record.status.replace("_", " "),
             }
         )
     return {
@@ -122,7 +123,7 @@ def _ticks(low: float, high: float, most: int = 6) -> list[tuple[int, float]]:
     return [(digits, n * step) for n in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
 
 
-def panels(points: Sequence[Mapping[str, Any]], finals: Sequence[Record], scale: Scale) -> list[Panel]:
+def panels(points: Sequence[Mapping[str, Any]], finals: Sequence[FinalLine], scale: Scale) -> list[Panel]:
     """A panel for each config of `points` (of frontier.json), in that order; of many, for those that matter most."""
     shown = {point["config_id"]: point["label"] for point in points}
     if len(shown) > MOST_PANELS:
@@ -130,14 +131,14 @@ def panels(points: Sequence[Mapping[str, Any]], finals: Sequence[Record], scale:
         best.sort(key=lambda point: point["standing"] != "frontier")
         kept = {point["config_id"] for point in best[:MOST_PANELS]}
         shown = {config_id: label for config_id, label in shown.items() if config_id in kept}
-    of_config: dict[str, list[Record]] = {}
+    of_config: dict[str, list[FinalLine]] = {}
     for record in finals:
         if _ended_well(record):
-            of_config.setdefault(record["config_id"], []).append(record)
+            of_config.setdefault(record.config_id, []).append(record)
     return [_panel(config_id, label, of_config.get(config_id, ()), scale) for config_id, label in shown.items()]
 
 
-def _panel(config_id: str, label: str, finals: Sequence[Record], scale: Scale) -> Panel:
+def _panel(config_id: str, label: str, finals: Sequence[FinalLine], scale: Scale) -> Panel:
     height = (scale.high - scale.low) or 1.0
 
     def place(tokens: float, loss: float) -> tuple[float, float]:
@@ -146,13 +147,13 @@ def _panel(config_id: str, label: str, finals: Sequence[Record], scale: Scale) -
 
     lines = []
     for record in finals:
-        shown = [place(t, loss) for t, loss in _thinned(record["curve"]) if _is_loss(loss)]
+        shown = [place(t, loss) for t, loss in _thinned(record.curve) if _is_loss(loss)]
         lines.append(" ".join(f"{x},{y}" for x, y in shown if y >= TOP))
     return Panel(
         config_id=config_id,
         label=label,
         lines=tuple(lines),
-        ends=tuple(place(r["tokens"], r["val_loss"]) for r in finals),
+        ends=tuple(place(r.tokens, loss_of(r)) for r in finals),
         y_ticks=tuple(
             (place(0, loss)[1], f"{loss:.2f}") for loss in (scale.low, (scale.low + scale.high) / 2, scale.high)
         ),

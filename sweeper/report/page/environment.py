@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sweeper.ledger.typed import FinalLine
 
-def environment_rows(finals: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+
+def environment_rows(finals: Sequence[FinalLine]) -> list[tuple[str, list[str]]]:
     """Each thing recorded of the environment with the values it took, most of them one.
 
     Fractional numbers are rounded, and several of them shown as a range. Of the precision's report, which
@@ -15,7 +17,7 @@ def environment_rows(finals: Sequence[Mapping[str, Any]]) -> list[tuple[str, lis
     values: dict[str, dict[Any, None]] = {}
     reports = []
     for record in finals:
-        environment = {name: value for name, value in record["environment"].items() if name != "reference"}
+        environment = {name: value for name, value in record.environment.items() if name != "reference"}
         reports.append(environment.pop("precision", None) or {})
         for name, value in _flat(environment).items():
             values.setdefault(name, {})[value] = None

@@ -10,6 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from sweeper.frontier.answer import answer, main_device
+from sweeper.ledger.typed import FinalLine, Line
 from sweeper.report.comparison import legend, page_pairs, side_text
 from sweeper.report.facts import noise_sentences
 from sweeper.report.figures import frontier_png, frontier_svg, standalone
@@ -57,7 +58,7 @@ def write_report(
     frontier: Frontier,
     plan_json: Mapping[str, Any],
     study: Mapping[str, Any],
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Line],
     command: str = "",
     comparison: Comparison | None = None,
 ) -> None:
@@ -112,7 +113,7 @@ def render(
     *,
     plan_json: Mapping[str, Any],
     study: Mapping[str, Any],
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Line],
     command: str,
     comparison: Comparison | None = None,
 ) -> str:
@@ -139,7 +140,7 @@ def _render(
     svg: str,
     plan_json: Mapping[str, Any],
     study: Mapping[str, Any],
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Line],
     command: str,
     comparison: Comparison | None,
 ) -> str:
@@ -149,7 +150,7 @@ def _render(
     names = config_names(found, plan_json)
     all_names, most_seeds = names | longer_names(found, names), plan_json["totals"]["most_seeds"]
     outcomes = planned_outcomes(names, most_seeds, records)
-    finals = [record for record in outcomes if record["type"] == "final"]
+    finals = [record for record in outcomes if isinstance(record, FinalLine)]
     script = _script()
     return _template("report.html.j2").render(
         found=found,
@@ -203,7 +204,7 @@ def _section(one: DeviceFrontier, plain: Mapping[str, Any], margins: Mapping[str
     }
 
 
-def _panels(found: Frontier, plain: Mapping[str, Any], finals: Sequence[Mapping[str, Any]]) -> list[curves.Panel]:
+def _panels(found: Frontier, plain: Mapping[str, Any], finals: Sequence[FinalLine]) -> list[curves.Panel]:
     """Those of the device type that the answer is about."""
     scale = curves.scale_of(drawn := curves.with_curves(finals))
     if not found.frontiers or scale is None:
@@ -251,9 +252,9 @@ def _plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return list(zip(labels(configs), configs, strict=True))
 
 
-def _memory_measured(finals: Sequence[Mapping[str, Any]]) -> str:
+def _memory_measured(finals: Sequence[FinalLine]) -> str:
     """What the trials' memory is the memory of, for the device types that measured it."""
-    on_cuda = {r["environment"].get("driver") is not None for r in finals}
+    on_cuda = {r.environment.get("driver") is not None for r in finals}
     own = {
         False: "peak resident memory of the process, libraries included (CPU)",
         True: "peak reserved on the device, and what lies beside it: context, kernels, libraries (CUDA)",

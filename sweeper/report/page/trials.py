@@ -6,54 +6,58 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sweeper.measurements.measured import memory_of_record
+from sweeper.ledger.typed import FailedLine, FinalLine, Line
 from sweeper.measurements.utilization import of_own_seconds, own_seconds
 from sweeper.report.page import curves
 from sweeper.report.page.page_tables import Cell, Column, cells, column, with_anything
 from sweeper.report.tables import loss_interval, percent, speed_interval
 from sweeper.report.text import BAR, OBJECTIVES, further_objectives, objective_cell, resolved_text, standing_cell
+from sweeper.values.events import SpeedSummary
 from sweeper.values.labels import duration, gibibytes, labels, short
-from sweeper.values.records import Record
 
 if TYPE_CHECKING:
     from sweeper.frontier.frontiers import DeviceFrontier, Frontier
     from sweeper.frontier.points import Estimate, Point
 
 
-def _speed(name: str) -> Callable[[Record], Any]:
-    return lambda record: (record.get("speed") or {}).get(name)
+Trial = FinalLine | FailedLine
 
 
-def _status(record: Record) -> str:
-    return str(record["status"] if record["type"] == "final" else "failed").replace("_", " ")
+def _of_final(value: Callable[[FinalLine], Any]) -> Callable[[Trial], Any]:
+    return lambda trial: value(trial) if isinstance(trial, FinalLine) else None
 
 
-def _notes(record: Record) -> str | None:
-    return record.get("error") or "; ".join(record.get("notes") or ()) or None
+def _speed(value: Callable[[SpeedSummary], float | None]) -> Callable[[Trial], Any]:
+    return _of_final(lambda final: value(final.speed) if final.speed else None)
+
+
+def _status(trial: Trial) -> str:
+    return trial.status.replace("_", " ") if isinstance(trial, FinalLine) else "failed"
+
+
+def _notes(trial: Trial) -> str | None:
+    return trial.error if isinstance(trial, FailedLine) else "; ".join(trial.notes) or None
 
 
 COLUMNS = (
-    column("seed", lambda record: record["seed"], kept=True),
+    column("seed", lambda trial: trial.seed, kept=True),
     column("status", _status, numbers=False, kept=True),
-    column("loss", lambda record: record.get("val_loss"), "{:.4f}".format, kept=True),
-    column("bits/byte", lambda record: record.get("val_bpb"), "{:.4f}".format),
-    column("tokens/s", _speed("tokens_per_s"), short, kept=True),
-    column("TFLOP/s", _speed("tflops_per_s"), "{:.3g}".format),
-    column("MFU", _speed("mfu"), "{:.1%}".format, hint="of the device's dense bf16 peak"),
-    column("GPU busy", _speed("busy"), "{:.0%}".format, hint="the share of the timed steps in which a kernel ran"),
-    column("tokens", lambda record: record.get("tokens"), short),
-    column("time", lambda record: own_seconds(record.get("seconds") or {}) or None, duration),
-    column(
-        "useful",
-        lambda record: of_own_seconds(record.get("seconds") or {}),
-        "{:.0%}".format,
-        hint="of the trial's own time: its steps and its evaluation",
-    ),
-    column("memory", memory_of_record, gibibytes),
+    column("loss", _of_final(lambda final: final.val_loss), "{:.4f}".format, kept=True),
+    column("bits/byte", _of_final(lambda final: final.val_bpb), "{:.4f}".format),
+    column("tokens/s", _speed(lambda speed: speed.tokens_per_s), short, kept=True),
+    column("TFLOP/s", _speed(lambda speed: speed.tflops_per_s), "{:.3g}".format),
+    column("MFU", _speed(lambda speed: speed.mfu), "{:.1%}".format, hint="of the device's dense bf16 peak"),
+    column("GPU busy", _speed(lambda speed: speed.busy), "{:.0%}".format,
+           hint="the share of the timed steps in which a kernel ran"),
+    column("tokens", _of_final(lambda final: final.tokens), short),
+    column("time", _of_final(lambda final: own_seconds(final.seconds) or None), duration),
+    column("useful", _of_final(lambda final: of_own_seconds(final.seconds)), "{:.0%}".format,
+           hint="of the trial's own time: its steps and its evaluation"),
+    column("memory", _of_final(lambda final: final.memory_needed), gibibytes),
     column("notes", _notes, numbers=False, missing=""),
-)
+)  # fmt: skip
 """Of the trials' table, all but the config, which comes first, and where there are several the device."""
-DEVICE = column("device", lambda record: str(record.get("device") or "") or None, numbers=False)
+DEVICE = column("device", lambda trial: trial.device or None, numbers=False)
 
 
 def config_names(found: Frontier, plan: Mapping[str, Any]) -> dict[str, str]:
@@ -73,28 +77,28 @@ def longer_names(found: Frontier, names: Mapping[str, str]) -> dict[str, str]:
     return {i: f"{names[own]}, for longer" for i, own in found.follow_ups.items() if own in names}
 
 
-def planned_outcomes(names: Mapping[str, str], most_seeds: int, records: Sequence[Record]) -> list[Record]:
+def planned_outcomes(names: Mapping[str, str], most_seeds: int, records: Sequence[Line]) -> list[Trial]:
     """Of each trial that the study asks for now, the last outcome on each device type; without any, its failure.
 
     In the order of `names`, of the planned configs, and by seed.
     """
     places = {config_id: place for place, config_id in enumerate(names)}
-    asked = [r for r in records if "trial_id" in r and r["config_id"] in places and r["type"] in ("final", "failed")]
-    asked = [r for r in asked if r["seed"] < most_seeds]
-    finals = {(r["trial_id"], str(r.get("device"))): r for r in asked if r["type"] == "final"}
+    trials = [r for r in records if isinstance(r, FinalLine | FailedLine) and r.trial_id and r.config_id in places]
+    trials = [r for r in trials if r.seed < most_seeds]
+    finals = {(r.trial_id, r.device): r for r in trials if isinstance(r, FinalLine)}
     done = {trial_id for trial_id, _ in finals}
-    failed = {r["trial_id"]: r for r in asked if r["trial_id"] not in done}
-    return sorted((*finals.values(), *failed.values()), key=lambda r: (places[r["config_id"]], r["seed"]))
+    failed = {r.trial_id: r for r in trials if r.trial_id not in done}
+    return sorted((*finals.values(), *failed.values()), key=lambda r: (places[r.config_id], r.seed))
 
 
-def trial_table(outcomes: Sequence[Record], names: Mapping[str, str]) -> dict[str, Any]:
+def trial_table(outcomes: Sequence[Trial], names: Mapping[str, str]) -> dict[str, Any]:
     """`{"columns", "rows"}`: columns that have something to say, and a row per outcome in the order of `outcomes`."""
-    several = len({str(record.get("device")) for record in outcomes if record["type"] == "final"}) > 1
+    several = len({record.device for record in outcomes if isinstance(record, FinalLine)}) > 1
     columns = with_anything((DEVICE, *COLUMNS) if several else COLUMNS, outcomes)
     places = {config_id: i for i, config_id in enumerate(names)}
     rows: list[dict[str, Any]] = []
     for record in outcomes:
-        config_id = record["config_id"]
+        config_id = record.config_id
         is_first = not rows or rows[-1]["config_id"] != config_id
         rows.append(
             {
@@ -102,9 +106,9 @@ def trial_table(outcomes: Sequence[Record], names: Mapping[str, str]) -> dict[st
                 "config_id": config_id,
                 "label": names[config_id],
                 "place": places[config_id],
-                "seed": record["seed"],
-                "name": f"seed {record['seed']}{', ' + str(record.get('device')) if several else ''}",
-                "trial_id": record["trial_id"],
+                "seed": record.seed,
+                "name": f"seed {record.seed}{', ' + str(record.device) if several else ''}",
+                "trial_id": record.trial_id,
                 "cells": cells(columns, record),
             }
         )
@@ -158,7 +162,7 @@ def _objective_text(name: str, estimate: Estimate) -> str:
     return objective_cell(name, estimate.mean)
 
 
-def script_data(found: Frontier, outcomes: Sequence[Record], names: Mapping[str, str]) -> dict[str, Any]:
+def script_data(found: Frontier, outcomes: Sequence[Trial], names: Mapping[str, str]) -> dict[str, Any]:
     """What the page's script is told: `points` by "panel-index" with their cards, the curves (none: `{}`), and which
     config's are shown `first`.
 

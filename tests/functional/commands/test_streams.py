@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from command_cases import CASES, LINES, make_place
+from ledger_lines import plain_lines
 
 from sweeper.commands.main import COMMANDS, main
-from sweeper.ledger.file import read
 from sweeper.values.streams import encodable
 
 FIRST = [*(lines[0] for lines in CASES.values()), "--help"]
@@ -73,7 +73,7 @@ def test_a_closed_pipe_ends_the_output_and_nothing_else(place, tmp_path_factory,
     if code:
         assert ended(line, monkeypatch, out=unread(), err=full()) == code
     if line == CASES["run"][0]:
-        outcomes = [record["type"] for record in read(again / "runs" / "tiny" / "full" / "ledger.jsonl")]
+        outcomes = [record["type"] for record in plain_lines(again / "runs" / "tiny" / "full" / "ledger.jsonl")]
         assert outcomes.count("final") == 2
         assert (again / "runs" / "tiny" / "full" / "report.html").stat().st_size > 0
 

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ledger_lines import event_of
 from trial_jobs import job, write_chain
 
-from sweeper.ledger.lines import event_from_record, event_record
+from sweeper.ledger.lines import event_record
 from sweeper.runners.training import branches, clock, training, trial
 from sweeper.runners.training.checkpoint import Checkpoints
 from sweeper.runners.training.training import Training
@@ -73,7 +74,7 @@ def test_each_branch_is_a_training_of_its_own_and_the_trunk_is_undisturbed(chain
         own = outcome_of(shorter(run, branch.fraction))
         assert (branch.val_loss, branch.val_bpb, branch.tokens) == (own.val_loss, own.val_bpb, own.tokens)
     assert len({branch.val_loss for branch in found.branches} | {found.val_loss}) == len(at) + 1
-    assert event_from_record(event_record(found)).branches == found.branches
+    assert event_of(event_record(found)).branches == found.branches
 
 
 def test_bits_per_byte_of_a_branch_are_those_of_its_loss(tmp_path):

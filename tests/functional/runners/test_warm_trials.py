@@ -5,10 +5,11 @@ import weakref
 
 import pytest
 import torch
+from ledger_lines import plain_lines
 from torch.utils._python_dispatch import TorchDispatchMode
 from trial_jobs import job, write_chain
 
-from sweeper.ledger.file import Ledger, read
+from sweeper.ledger.file import Ledger
 from sweeper.runners import in_process
 from sweeper.runners.device import device_state, measuring
 from sweeper.runners.device.memory import resident_bytes
@@ -213,7 +214,7 @@ def test_a_repeated_rung_passes_through_session_projection_and_progress(chain, b
     observers = [lambda record: projection.add(record, live=True), progress.observe]
     with Ledger(tmp_path / "ledger.jsonl", lock=tmp_path / "lock") as ledger:
         in_process.run(Session(fake, ledger, observers=observers), logs=tmp_path / "logs")
-    kinds = [record["type"] for record in read(tmp_path / "ledger.jsonl")]
+    kinds = [record["type"] for record in plain_lines(tmp_path / "ledger.jsonl")]
     rungs = [event for event in fake.events if event.type == "rung"]
     (outcome,) = fake.outcomes()
     assert outcome.status == "ok"

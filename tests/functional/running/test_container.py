@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from ledger_lines import plain_lines
 from tiny_study import write_text
-
-from sweeper.ledger.file import read
 
 ROOT = Path(__file__).parents[3]
 CONTAINER = Path(__file__).with_name("container.sh")
@@ -111,14 +110,13 @@ def test_the_plan_is_made(ran):
 
 def test_the_study_runs_and_reports(ran):
     answer = said(ran, "run")
-    assert "Utilization" in answer
     assert "report: runs/first/full/report.html" in answer
     assert "MLflow did not take" not in answer
     results = ran / "runs" / "first" / "full"
-    finals = [record for record in read(results / "ledger.jsonl") if record["type"] == "final"]
+    finals = [record for record in plain_lines(results / "ledger.jsonl") if record["type"] == "final"]
     assert {record["status"] for record in finals} == {"ok"}
     assert all(record["device"].endswith(", 1 thread") for record in finals)
-    assert len(finals) == 1 or "on the quality/speed frontier" in answer
+    assert len(finals) == 1 or "Train " in answer
     assert len(finals) == json.loads((results / "plan.json").read_text())["totals"]["trials"]
     assert all((results / name).stat().st_size > 1000 for name in ("report.html", "frontier.png", "frontier.json"))
     assert (ran / "runs" / "mlflow.db").stat().st_size > 100_000

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from command_cases import make_place
+from ledger_lines import plain_lines
 from safetensors import SafetensorError
 
 from sweeper.commands.main import main
-from sweeper.ledger.file import Ledger, read
+from sweeper.ledger.file import Ledger
 from sweeper.runners.training.checkpoint import save_tensors
 from sweeper.values.errors import CantWrite, UsageError
 from sweeper.values.paths import results_in
@@ -102,10 +103,10 @@ def test_whatever_the_system_says(place, capsys, number, call, of, named):
     said = capsys.readouterr().err
     assert said.startswith(f"sweeper: {place}/runs/tiny/full/{named} can't be written ({os.strerror(number)})")
     folder = place / "runs" / "tiny" / "full"
-    read(folder / "ledger.jsonl")
+    plain_lines(folder / "ledger.jsonl")
     assert not list(folder.glob("*.writing")) + list(folder.glob(".*.writing"))
     assert main(RUN) == 0
-    finals = [record["trial_id"] for record in read(folder / "ledger.jsonl") if record["type"] == "final"]
+    finals = [record["trial_id"] for record in plain_lines(folder / "ledger.jsonl") if record["type"] == "final"]
     assert len(finals) == len(set(finals)) == 2
 
 
@@ -141,15 +142,15 @@ def test_a_line_of_the_ledger_is_there_whole_or_not_at_all(tmp_path):
 
     path = tmp_path / "ledger.jsonl"
     with Ledger(path, lock=tmp_path / ".lock") as ledger:
-        ledger.append({"type": "started", "number": 1})
+        ledger.append({"type": "started", "devices": 1})
         disk = ledger._file = Half(ledger._file)
         whole = path.read_bytes()
         with pytest.raises(CantWrite, match=r"ledger\.jsonl can't be written"):
-            ledger.append({"type": "started", "number": 2})
+            ledger.append({"type": "started", "devices": 2})
         assert path.read_bytes() == whole
         disk.full = False
-        ledger.append({"type": "started", "number": 3})
-    assert [record["number"] for record in read(path)] == [1, 3]
+        ledger.append({"type": "started", "devices": 3})
+    assert [record["devices"] for record in plain_lines(path)] == [1, 3]
 
 
 def test_the_system_says_why_a_checkpoint_cannot_be_written(tmp_path, monkeypatch):

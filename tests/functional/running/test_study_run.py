@@ -5,9 +5,8 @@ import shutil
 from collections import Counter
 
 import pytest
+from ledger_lines import plain_lines
 from tiny_study import finals, folder, ledger, mlflow_runs, sweeper, write_study
-
-from sweeper.ledger.file import read
 
 
 def test_a_study_is_run_once_and_leaves_all_it_promises(place):
@@ -66,7 +65,7 @@ def test_an_edited_study_keeps_what_still_applies(place):
     assert "the earlier results are now in" in said
     assert len(finals(place)) == 2
     (aside,) = [path for path in folder(place).parent.iterdir() if path.name.startswith("full.")]
-    assert len(read(aside / "ledger.jsonl")) > 0
+    assert len(plain_lines(aside / "ledger.jsonl")) > 0
 
 
 def test_micro_batches_as_an_axis_share_one_training(place):

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ledger_lines import plain_lines
 from mlflow_places import Server, bad_line, contents, running_server
 
 from sweeper.commands.main import main
-from sweeper.ledger.file import Ledger, read
+from sweeper.ledger.file import Ledger
 from sweeper.running.session import Session
 from sweeper.tracking import sync
 from sweeper.tracking.store_uri import sqlite_uri
@@ -121,7 +122,7 @@ def check_a_killed_server(folder: RunFolder, home: Path, *, trials: int, seconds
         caught_up = time.monotonic()
         assert warning is None
         found = contents(store, "depth", by=server.url)
-    points = check_all_is_there_once(found, read(folder.ledger), trials=trials)
+    points = check_all_is_there_once(found, plain_lines(folder.ledger), trials=trials)
     assert {path.split("/")[-1] for path in lost} >= {"create", "log-batch"}, "of runs and of points"
     killed, back = moments
     print(
@@ -156,4 +157,4 @@ def test_a_server_that_stays_away_is_said_and_sync_completes_it(
         found = contents(store, "depth", by=server.url)
     finally:
         server.kill()
-    check_all_is_there_once(found, read(folder.ledger), trials=3)
+    check_all_is_there_once(found, plain_lines(folder.ledger), trials=3)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ledger_lines import plain_lines
 from mlflow_places import Server, running_server
 
 from sweeper.commands.main import main
-from sweeper.ledger.file import read
 from sweeper.tracking.links import study_links, trials_link
 from sweeper.tracking.store_uri import sqlite_uri
 
@@ -61,7 +61,7 @@ def page(server: Server) -> Iterator[Any]:
 def trials() -> list[Trial]:
     """The trials by the ledger, the lowest loss first."""
     found = []
-    for record in read(ROOT / "benchmarks" / "results" / "depth_vs_ffn_cpu" / "ledger.jsonl"):
+    for record in plain_lines(ROOT / "benchmarks" / "results" / "depth_vs_ffn_cpu" / "ledger.jsonl"):
         if record["type"] == "final":
             shape = record["shape"]
             name = f"L{shape['n_layers']} f{shape['ffn_hidden']} · seed {record['seed']}"

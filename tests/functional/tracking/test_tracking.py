@@ -17,6 +17,7 @@ from typing import Any
 import mlflow_places
 import psutil
 import pytest
+from ledger_lines import as_line, record_of
 
 from sweeper.ledger.file import Ledger, read
 from sweeper.running.session import Session
@@ -338,7 +339,7 @@ def test_observing_goes_on_while_draining(uri: str, folder: RunFolder) -> None:
 
 def test_a_record_that_is_no_record_is_left_out_and_said(uri: str, folder: RunFolder) -> None:
     with tracker(uri, folder) as one:
-        one.observe({"type": "final", "trial_id": "x"})
+        one.observe(as_line(record_of("final", time="yesterday")))
         run_jobs(folder, [make_job(0)], one.observe)
         one.close(timeout=LONG)
     assert one.warning is not None

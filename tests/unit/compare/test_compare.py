@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 from frontier_fakes import LOSSES, OBJECTIVES, PROXY, SPEEDS, config, environment, final, plan, probe
+from ledger_lines import as_lines
 from rich.console import Console
 from scipy import stats
 
@@ -35,6 +36,7 @@ def on(device, lines):
 
 
 def sides(planned, lines, *, seeds=9, folder="x"):
+    lines = as_lines(lines)
     found = frontier(lines, study="s", profile="full", planned=planned, objectives=OBJECTIVES, seeds=seeds)
     return sides_of(found, lines, planned, seeds, folder=folder)
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from frontier_fakes import LOSSES, OBJECTIVES, SPEEDS, config, final, plan, study
+from ledger_lines import as_lines
 from test_horizons import CROSSING, ledger
 from test_horizons import study as with_branches
 
@@ -14,7 +15,7 @@ from sweeper.report.frontier_json import frontier_json
 
 
 def found(planned, records, **options):
-    return frontier(records, study="s", profile="full", planned=planned, objectives=OBJECTIVES, **options)
+    return frontier(as_lines(records), study="s", profile="full", planned=planned, objectives=OBJECTIVES, **options)
 
 
 def test_the_decision_comes_first_then_what_is_as_good_and_for_what_it_holds():

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from frontier_fakes import LOSSES, OBJECTIVES, SPEEDS, config, final, plan, study
+from ledger_lines import as_lines
 
 from sweeper.frontier.attainment import MOST_VERTICES, PERCENT, attainment, hypervolume_interval
 from sweeper.frontier.frontiers import frontier
@@ -25,7 +26,7 @@ def drawn(n_draws, n_points, *, noise=0.1):
 
 
 def found(records, planned):
-    return frontier(records, study="s", profile="cpu", planned=planned, objectives=OBJECTIVES)
+    return frontier(as_lines(records), study="s", profile="cpu", planned=planned, objectives=OBJECTIVES)
 
 
 def test_surfaces_attain_what_so_many_drawn_frontiers_do():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from frontier_fakes import LOSSES, OBJECTIVES, SPEEDS, config, final, plan, probe, study
+from ledger_lines import as_lines
 from scipy import stats
 
 from sweeper.frontier.frontiers import frontier
@@ -15,7 +16,7 @@ from sweeper.stats.additive_fit import Observation, fit
 
 
 def found(records, planned, **changes):
-    return frontier(records, study="s", profile="cpu", planned=planned, objectives=OBJECTIVES, **changes)
+    return frontier(as_lines(records), study="s", profile="cpu", planned=planned, objectives=OBJECTIVES, **changes)
 
 
 def balanced(table, speeds):

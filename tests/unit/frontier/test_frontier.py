@@ -22,6 +22,7 @@ from frontier_fakes import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledger_lines import as_lines
 
 from sweeper.frontier.frontiers import Frontier, frontier
 from sweeper.ledger.lines import event_record
@@ -33,7 +34,7 @@ from sweeper.values.records import Job
 
 def found(records, planned, **changes) -> Frontier:
     named = {"study": "s", "profile": "cpu", "objectives": OBJECTIVES, **changes}
-    return frontier(records, planned=planned, **named)
+    return frontier(as_lines(records), planned=planned, **named)
 
 
 def standings(records, planned) -> dict[str, str]:

@@ -6,10 +6,10 @@ import pytest
 from frontier_fakes import LOSSES, OBJECTIVES, PROXY, SPEEDS, config, environment, final, plan, probe
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledger_lines import as_lines, event_of
 
 from sweeper.compare.comparison import compare, sides_of
 from sweeper.frontier.frontiers import frontier
-from sweeper.ledger.lines import event_from_record
 from sweeper.report.facts import noise_sentences
 from sweeper.running.standing_so_far import standings
 from sweeper.values.records import Resolved
@@ -28,7 +28,7 @@ def speed(point, device):
 
 
 def found(records, planned=PLANNED):
-    return frontier(records, study="s", profile="full", planned=planned, objectives=OBJECTIVES, seeds=3)
+    return frontier(as_lines(records), study="s", profile="full", planned=planned, objectives=OBJECTIVES, seeds=3)
 
 
 def by_device(records, planned=PLANNED):
@@ -95,7 +95,7 @@ def test_a_trial_that_went_wrong_here_is_not_replaced_by_one_elsewhere():
 
 def test_one_trial_is_not_compared_with_itself():
     records = [trial(p, seed, "H100") for p in PLANNED for seed in range(3)] + [speed(p, "H200") for p in PLANNED]
-    (pair,) = compare(sides_of(found(records), records, PLANNED, 3)).pairs
+    (pair,) = compare(sides_of(found(records), as_lines(records), PLANNED, 3)).pairs
     assert [row.val_loss for row in pair.rows] == [None] * 4
     assert all(row.tokens_per_s.ratio == pytest.approx(5) for row in pair.rows)
 
@@ -151,7 +151,7 @@ def test_follow_ups_and_branches_that_ran_elsewhere_count():
             branch = {"fraction": 0.5, "tokens": 1, "val_loss": record["val_loss"] + 0.1, "val_bpb": None}
             record["branches"] = [{**branch, "train_seconds": took}]
     result = frontier(
-        records, study="s", profile="full", planned=PLANNED, objectives=OBJECTIVES, seeds=2, follow_ups=longer
+        as_lines(records), study="s", profile="full", planned=PLANNED, objectives=OBJECTIVES, seeds=2, follow_ups=longer
     )
     for one in result.frontiers:
         assert [loss.n for loss in one.follow_up.before] == [2] * 4
@@ -173,5 +173,5 @@ def test_a_trial_that_had_no_memory_here_counts_by_what_it_came_to_elsewhere():
 def test_further_seeds_go_by_one_kind_of_device():
     outcomes = [speed(p, device) for device in ("H100", "H200") for p in PLANNED[: 4 if device == "H100" else 3]]
     outcomes += [trial(p, seed, "H100") for p in PLANNED for seed in range(2)]
-    found = standings(list(map(event_from_record, outcomes)), PLANNED, OBJECTIVES)
+    found = standings(list(map(event_of, outcomes)), PLANNED, OBJECTIVES)
     assert sorted(one.config_id for one in found) == sorted(p.config.config_id for p in PLANNED)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from frontier_fakes import OBJECTIVES, asked, config, environment, final, plan, probe
+from ledger_lines import as_lines
 
 from sweeper.frontier.frontiers import frontier
 from sweeper.ledger.lines import started_record
@@ -18,7 +19,7 @@ RUNGS = tuple(Execution(batch_size=size, compile=True) for size in (2, 4, 8))
 
 
 def found(records, planned, **changes):
-    return frontier(records, study="s", profile="cpu", planned=planned, objectives=OBJECTIVES, **changes)
+    return frontier(as_lines(records), study="s", profile="cpu", planned=planned, objectives=OBJECTIVES, **changes)
 
 
 def one_of(records, planned):
@@ -175,7 +176,7 @@ def test_reports_of_precision_from_before_it_had_a_backend_are_pooled():
 def states(records, planned, seeds=1):
     return {
         (state.seed, state.state, state.to_do, state.untrained): state.why
-        for state in job_states(records, planned, seeds)
+        for state in job_states(as_lines(records), planned, seeds)
     }
 
 
@@ -194,7 +195,7 @@ def test_where_nothing_has_memory_the_trials_are_shown_out_of_memory():
     result = found(records, planned[:1], seeds=2)
     assert (result.jobs, result.to_do) == ({"out_of_memory": 3}, 0)
     assert "3 of 3 jobs out of memory" in result.doubts[0]
-    status = status_json(records, planned, seeds=2)["configs"]
+    status = status_json(as_lines(records), planned, seeds=2)["configs"]
     assert [(row["done"], row["failed"], row["missing"]) for row in status] == [(0, 3, 0), (0, 0, 5)]
     assert any(why.startswith("not trained: its probes ran out of memory") for why in status[0]["why"])
 
@@ -221,7 +222,7 @@ def test_probes_under_another_cap_are_to_do():
 def test_speeds_of_a_ladder_are_measured_ones():
     planned = ladder(config(1, 16, precision="auto", fp8_backend="torchao"))
     records = [*climbed(planned[0], 1.0, 2.0, None, precision="bf16"), *climbed(planned[0], 1.0, precision="fp8")]
-    (m,) = measured(records, planned)
+    (m,) = measured(as_lines(records), planned)
     assert len(m.speeds) == 3
 
 

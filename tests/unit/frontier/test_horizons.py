@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ledger_lines import as_lines
 from rich.console import Console
 from scipy.stats import kendalltau
 
@@ -55,7 +56,7 @@ CROSSING = np.array(
 
 
 def test_orders_agree_as_scipys_kendall_says():
-    found = horizons(ledger(CROSSING), LABELS)
+    found = horizons(as_lines(ledger(CROSSING)), LABELS)
     assert [one.fraction for one in found.horizons] == [0.25, 0.5, 1.0]
     for place, horizon in enumerate(found.horizons[:2]):
         assert horizon.agreement.tau == pytest.approx(kendalltau(CROSSING[place], CROSSING[2]).statistic)
@@ -67,7 +68,7 @@ def test_orders_agree_as_scipys_kendall_says():
 
 
 def test_flips_are_the_pairs_that_change_places_beyond_noise_and_no_others():
-    quiet = horizons(ledger(CROSSING, noise=0.001), LABELS).horizons[0].agreement
+    quiet = horizons(as_lines(ledger(CROSSING, noise=0.001)), LABELS).horizons[0].agreement
     gaps = [
         (CROSSING[0, j] - CROSSING[0, i], CROSSING[2, j] - CROSSING[2, i]) for i in range(6) for j in range(i + 1, 6)
     ]
@@ -75,17 +76,17 @@ def test_flips_are_the_pairs_that_change_places_beyond_noise_and_no_others():
     assert len(quiet.flips) == quiet.reversed == turned == 8
     for flip in quiet.flips:
         assert flip.before > 0 > flip.after
-    backwards = horizons(ledger(CROSSING, noise=0.001)[::-1], LABELS).horizons[0].agreement
+    backwards = horizons(as_lines(ledger(CROSSING, noise=0.001)[::-1]), LABELS).horizons[0].agreement
     assert {(f.labels, round(f.before, 6), round(f.after, 6)) for f in backwards.flips} == {
         (f.labels, round(f.before, 6), round(f.after, 6)) for f in quiet.flips
     }
     assert quiet.flips[0].labels in {("L1", "L6"), ("L2", "L6")}
-    loud = horizons(ledger(CROSSING, noise=0.5), LABELS).horizons[0].agreement
+    loud = horizons(as_lines(ledger(CROSSING, noise=0.5)), LABELS).horizons[0].agreement
     assert loud.flips == ()
 
 
 def test_of_one_seed_there_is_an_order_and_no_interval():
-    one = horizons(ledger(CROSSING, seeds=1), LABELS).horizons[0].agreement
+    one = horizons(as_lines(ledger(CROSSING, seeds=1)), LABELS).horizons[0].agreement
     assert one.tau == pytest.approx(kendalltau(CROSSING[0], CROSSING[2]).statistic)
     assert (one.low, one.high, one.flips) == (None, None, ())
 
@@ -95,7 +96,7 @@ def test_intervals_of_tau_hold_the_truth_as_often_as_they_say():
     for world in range(60):
         before = draw.normal(0, 0.03, 6)
         losses = 2 + np.array([before, before, 0.7 * before + draw.normal(0, 0.02, 6)])
-        one = horizons(ledger(losses, noise=0.02, rng=world), LABELS).horizons[0].agreement
+        one = horizons(as_lines(ledger(losses, noise=0.02, rng=world)), LABELS).horizons[0].agreement
         held += one.low - 1e-9 <= kendalltau(losses[0], losses[2]).statistic <= one.high + 1e-9
     assert held >= 54
 
@@ -103,12 +104,12 @@ def test_intervals_of_tau_hold_the_truth_as_often_as_they_say():
 def test_noise_that_a_trial_shares_with_its_branch_narrows_the_interval():
     """The same values, once with seeds of the branches shuffled: what was in common counts as noise then."""
     records = ledger(np.vstack([CROSSING[2]] * 3), noise=0.03, rng=2)
-    shared = horizons(records, LABELS).horizons[0].agreement
+    shared = horizons(as_lines(records), LABELS).horizons[0].agreement
     shuffled = [dict(record) for record in records]
     n = len(POINTS)
     for place, record in enumerate(shuffled):
         record["branches"] = records[(place + n) % len(records)]["branches"]
-    apart = horizons(shuffled, LABELS).horizons[0].agreement
+    apart = horizons(as_lines(shuffled), LABELS).horizons[0].agreement
     assert shared.low > apart.low
 
 
@@ -129,7 +130,7 @@ def test_losses_at_equal_amounts_lie_on_a_power_law_where_all_do():
         record["val_loss"] -= shift[2]
         for place, branch in enumerate(record["branches"]):
             branch["val_loss"] -= shift[place]
-    found = horizons(records, LABELS)
+    found = horizons(as_lines(records), LABELS)
     for one in found.equal:
         if one.quantity == "train_seconds":
             known = [loss for loss in one.losses.values() if loss is not None]
@@ -161,21 +162,21 @@ def test_trials_without_a_branch_are_counted_and_a_lost_loss_is_no_loss():
     for record in records[:2]:
         record["branches"] = record["branches"][:1]
     records[3]["branches"][1]["val_loss"] = None
-    found = horizons(records, LABELS)
+    found = horizons(as_lines(records), LABELS)
     assert (found.trials, found.without) == (18, 2)
     assert sum(one.n for one in found.horizons[1].losses) == 15
     assert sum(one.n for one in found.horizons[2].losses) == 18
-    assert horizons([{**record, "branches": []} for record in records], LABELS) is None
+    assert horizons(as_lines({**record, "branches": []} for record in records), LABELS) is None
 
 
 def study(records, points=POINTS, **options):
-    return frontier(records, study="s", profile="full", planned=points, objectives=OBJECTIVES, **options)
+    return frontier(as_lines(records), study="s", profile="full", planned=points, objectives=OBJECTIVES, **options)
 
 
 def page(found, records):
     totals = {"most_seeds": 3, "trials": 18, "configs": 6, "seeds": 3, "tokens": 1, "train_flops": 1, "seconds": 1.0}
     planned = {"configs": [], "lattice": {"points": 6, "feasible": 6}, "totals": totals}
-    return render(found, plan_json=planned, study={"name": "s"}, records=records, command="x")
+    return render(found, plan_json=planned, study={"name": "s"}, records=as_lines(records), command="x")
 
 
 def printed(found):
@@ -225,7 +226,7 @@ def test_what_was_trained_longer_is_laid_beside_the_same_seeds():
     longer = [config(n, f, steps=4 * STEPS) for n, f in DEPTHS[:2]]
     originals = {one.config_id: point.config.config_id for one, point in zip(longer, POINTS, strict=False)}
     after = [final(point, s, 1.0 + n / 10 + 0.01 * s) for n, point in enumerate(plan(longer)) for s in range(2)]
-    found = held_for_longer(study, after, originals, LABELS)
+    found = held_for_longer(as_lines(study), as_lines(after), originals, LABELS)
     assert [(one.label, one.rank, one.n) for one in found.before] == [("L1", 1, 2), ("L2", 2, 2)]
     assert [one.mean for one in found.before] == pytest.approx([2.005, 2.105])
     assert found.agreement.tau == 1

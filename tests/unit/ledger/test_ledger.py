@@ -8,9 +8,12 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ledger_lines import as_lines, record_of
 
 from sweeper.ledger.file import Ledger, read
 from sweeper.values.errors import DamagedLedger, UsageError
+
+RUNG = record_of("rung")
 
 
 @pytest.fixture
@@ -24,17 +27,18 @@ def opened(place):
 
 def test_what_is_appended_is_read_back(place):
     with opened(place) as ledger:
-        ledger.append({"type": "rung", "n": 1, "text": "a\nb – ü"})
-        assert read(place["path"]) == [{"type": "rung", "n": 1, "text": "a\nb – ü"}]
-        ledger.append({"type": "rung", "n": 2})
-    assert [record["n"] for record in read(place["path"])] == [1, 2]
+        first = ledger.append(record_of("failed", error="a\nb – ü"))
+        assert read(place["path"]) == [first]
+        assert first.error == "a\nb – ü"
+        second = ledger.append(RUNG)
+    assert read(place["path"]) == [first, second]
 
 
 @given(cut=st.integers(1, 200), more=st.booleans())
 def test_a_torn_last_line_costs_that_line_alone(tmp_path_factory, cut, more):
     folder = tmp_path_factory.mktemp("torn")
     place = {"path": folder / "ledger.jsonl", "lock": folder / ".lock"}
-    records = [{"type": "rung", "n": n, "pad": "x" * 20} for n in range(5)]
+    records = [{"type": "started", "devices": n, "command": "x" * 20} for n in range(5)]
     with opened(place) as ledger:
         for record in records:
             ledger.append(record)
@@ -42,19 +46,19 @@ def test_a_torn_last_line_costs_that_line_alone(tmp_path_factory, cut, more):
     left = content[: max(0, len(content) - cut)]
     place["path"].write_bytes(left)
     whole = left.count(b"\n")
-    assert read(place["path"]) == records[:whole]
+    assert read(place["path"]) == as_lines(records[:whole])
     if more:
         with opened(place) as ledger:
-            assert ledger.records == records[:whole]
-            ledger.append({"type": "rung", "n": 99})
-        assert read(place["path"]) == [*records[:whole], {"type": "rung", "n": 99}]
+            assert ledger.records == as_lines(records[:whole])
+            ledger.append(RUNG)
+        assert read(place["path"]) == as_lines([*records[:whole], RUNG])
 
 
 @pytest.mark.parametrize("line", [b"{", b"[1]", b'{"no": "type"}', b'{"type": "final"}', b"\xff\xfe"])
 def test_a_damaged_line_in_the_middle_is_named_and_kept(place, line):
     with opened(place) as ledger:
-        ledger.append({"type": "rung"})
-    before = place["path"].read_bytes() + line + b'\n{"type": "rung"}\n'
+        ledger.append(RUNG)
+    before = place["path"].read_bytes() + line + b"\n" + json.dumps(RUNG).encode() + b"\n"
     place["path"].write_bytes(before)
     with pytest.raises(DamagedLedger, match=r"ledger\.jsonl:2: "):
         opened(place)
@@ -72,7 +76,7 @@ def test_a_killed_writer_holds_nothing(place):
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom sweeper.ledger.file import Ledger\n"
         "ledger = Ledger(Path(sys.argv[1]), lock=Path(sys.argv[2]))\n"
-        "ledger.append({'type': 'rung'})\nprint('ready', flush=True)\ntime.sleep(60)\n"
+        "ledger.append({'type': 'started', 'devices': 1})\nprint('ready', flush=True)\ntime.sleep(60)\n"
     )
     command = [sys.executable, "-c", script, str(place["path"]), str(place["lock"])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
@@ -81,17 +85,17 @@ def test_a_killed_writer_holds_nothing(place):
             opened(place)
         writer.kill()
     with opened(place) as ledger:
-        assert ledger.records == [{"type": "rung"}]
+        assert ledger.records == as_lines([{"type": "started", "devices": 1}])
 
 
 def test_nan_is_refused_and_nothing_is_written(place):
     with opened(place) as ledger, pytest.raises(ValueError, match="JSON"):
-        ledger.append({"type": "rung", "val_loss": float("nan")})
+        ledger.append({**RUNG, "loss": float("nan")})
     assert read(place["path"]) == []
 
 
 def test_each_line_is_plain_json(place):
     with opened(place) as ledger:
-        ledger.append({"type": "rung"})
-    assert [json.loads(line) for line in place["path"].read_text().splitlines()] == [{"type": "rung"}]
+        ledger.append(RUNG)
+    assert [json.loads(line) for line in place["path"].read_text().splitlines()] == [RUNG]
     assert os.stat(place["path"]).st_size > 0

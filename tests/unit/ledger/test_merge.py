@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ledger_lines import plain_lines
 
 from sweeper.commands.main import main
-from sweeper.ledger.file import read
 from sweeper.ledger.merge import merge
 from sweeper.values.errors import UsageError
 from sweeper.values.records import Resolved
@@ -37,7 +37,7 @@ def test_seeds_of_two_people_are_one_study(tmp_path):
     a = run_folder(tmp_path, "a", records(0, 1))
     b = run_folder(tmp_path, "b", records(1, 2))
     merged = merge([a, b], tmp_path / "c")
-    found = read(merged.folder.ledger)
+    found = plain_lines(merged.folder.ledger)
     assert {record["trial_id"] for record in found} == {record["trial_id"] for record in records(0, 1, 2)}
     assert len(found) == 6
     assert (tmp_path / "c" / "study.yaml").read_text() == STUDY

@@ -11,11 +11,11 @@ import pytest
 from frontier_fakes import LOSSES, OBJECTIVES, PROXY, SPEEDS, config, environment, final, plan, probe
 from hypothesis import given
 from hypothesis import strategies as st
+from ledger_lines import as_line, as_lines, event_of, record_of
 from scipy import stats
 
 from sweeper.compare.comparison import sides_of
 from sweeper.frontier.frontiers import frontier
-from sweeper.ledger.lines import event_from_record
 from sweeper.measurements.drift import (
     Drift,
     Measurement,
@@ -63,7 +63,8 @@ def final_at(at, *, device_id="a", seconds=None):
     """A final's record whose speed was measured in the middle of 900 s that ended 100 s before the record."""
     record = final(plan([config()])[0], 0, 1.5, environment=environment(device_id=device_id))
     took = seconds or {"train": 900.0, "evaluate": 100.0}
-    return {**record, "time": stamp(at + took.get("train", 0) / 2 + took.get("evaluate", 0)), "seconds": took}
+    ended = stamp(at + took.get("train", 0) / 2 + took.get("evaluate", 0))
+    return as_line({**record, "time": ended, "seconds": took})
 
 
 def at_epoch(seconds):
@@ -113,7 +114,7 @@ def test_a_correction_is_the_device_at_that_time_less_the_mean_of_all():
 def test_a_speed_was_measured_in_the_middle_of_its_steps():
     assert measured_at(final_at(7.0)) == pytest.approx(at_epoch(7.0))
     record = {**probe(plan([config()])[0], 1e4), "time": stamp(50), "seconds": {"set_up": 9.0, "timing": 4.0}}
-    assert measured_at(record) == pytest.approx(at_epoch(48))
+    assert measured_at(as_line(record)) == pytest.approx(at_epoch(48))
 
 
 @given(st.floats(5, 15), st.integers(1, 6), st.integers(0, 5), st.floats(0.0001, 0.05))
@@ -203,7 +204,7 @@ def without_reference(records):
 
 
 def found(planned, records):
-    answer = frontier(records, study="s", profile="full", planned=planned, objectives=OBJECTIVES)
+    answer = frontier(as_lines(records), study="s", profile="full", planned=planned, objectives=OBJECTIVES)
     (one,) = answer.frontiers
     return answer, one
 
@@ -236,7 +237,7 @@ def test_a_planted_drift_is_taken_out_of_the_frontiers_speeds():
 def test_sides_are_compared_at_the_speeds_of_their_frontiers():
     planned, records = drifting_study(np.random.default_rng(5))
     answer, one = found(planned, records)
-    (side,) = sides_of(answer, records, planned, None)
+    (side,) = sides_of(answer, as_lines(records), planned, None)
     for point in one.points:
         logs = [math.log(speed) for speed in side.speeds[point.probe_id]]
         assert math.fsum(logs) / 3 == pytest.approx(math.log(point.objectives["tokens_per_s"].mean))
@@ -245,8 +246,8 @@ def test_sides_are_compared_at_the_speeds_of_their_frontiers():
 def test_where_seeds_go_is_judged_by_speeds_as_measured():
     """By events, which have no times."""
     planned, records = drifting_study(np.random.default_rng(5))
-    measured_alone = [event_from_record(record) for record in without_reference(records)]
-    assert standings([event_from_record(r) for r in records], planned, OBJECTIVES) == standings(
+    measured_alone = [event_of(record) for record in without_reference(records)]
+    assert standings([event_of(r) for r in records], planned, OBJECTIVES) == standings(
         measured_alone, planned, OBJECTIVES
     )
 
@@ -263,15 +264,19 @@ def test_only_what_was_measured_like_the_latest_counts():
     def carrying(at, log_speed, *, probe_id="p1", torch="2.13.0", device=KIND):
         one = {"probe_id": probe_id, "tokens_per_s": math.exp(log_speed), "windows": [1.0] * 3, "time": stamp(at)}
         own = {"device": device, "device_id": "a", "versions": {"torch": torch}, "reference": [one, one]}
-        return {"type": "final", "device": device, "status": "diverged", "environment": own, "time": stamp(at)}
+        return record_of("final", device=device, status="diverged", environment=own, time=stamp(at))
 
     records = [carrying(9, 5.0), carrying(1, 7.0, probe_id="p0"), carrying(8, 6.0, torch="2.12.0")]
-    other = [carrying(10, 8.0, device="another"), {"type": "started"}, {"type": "failed", "environment": {}}]
-    log = reference_log([*records, *other], KIND)
+    other = [
+        carrying(10, 8.0, device="another"),
+        {"type": "started", "devices": 1},
+        record_of("failed", environment={}),
+    ]
+    log = reference_log(as_lines([*records, *other]), KIND)
     assert [m.log_speed for m in log.measurements] == pytest.approx([5.0, 5.0])
-    assert reference_log(other[1:], KIND).drift is None
+    assert reference_log(as_lines(other[1:]), KIND).drift is None
     untimed = [{name: value for name, value in record.items() if name != "time"} for record in records]
-    assert reference_log(untimed, KIND).drift is None, "events that are no lines yet"
+    assert reference_log(as_lines(untimed), KIND).drift is None, "events that are no lines yet"
 
 
 def drift(**changes):

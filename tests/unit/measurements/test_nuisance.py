@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 from frontier_fakes import OBJECTIVES, PROXY, config, final, plan
+from ledger_lines import as_lines, event_of
 
 from sweeper.frontier.frontiers import DeviceFrontier, frontier
 from sweeper.report.facts import noise_sentences
@@ -20,7 +21,7 @@ LR = ["optimizer.lr"]
 
 def one_of(records, planned, **changes) -> DeviceFrontier:
     named = {"study": "s", "profile": "cpu", "objectives": OBJECTIVES, "nuisance": LR, **changes}
-    return frontier(records, planned=planned, **named).frontiers[0]
+    return frontier(as_lines(records), planned=planned, **named).frontiers[0]
 
 
 def lattice(n_shapes: int = 2, rates=RATES):
@@ -41,8 +42,8 @@ def test_a_shape_is_a_point_at_its_best_value_and_the_others_are_listed():
     assert by_rate == [[1.91, 1.71, 1.81], [1.61, 1.66, 1.91]]
     assert [level.values for level in one.tuned[0].levels] == [{"optimizer.lr": lr} for lr in RATES]
     assert not one.incomplete
-    json.dumps(frontier_json(frontier(records, study="s", profile="cpu", planned=planned, objectives=OBJECTIVES,
-                                      nuisance=LR)), allow_nan=False)  # fmt: skip
+    whole = frontier(as_lines(records), study="s", profile="cpu", planned=planned, objectives=OBJECTIVES, nuisance=LR)
+    json.dumps(frontier_json(whole), allow_nan=False)
     said = " ".join(noise_sentences(one))
     assert "2 shapes are judged at their best optimizer.lr" in said
     assert "(0.001: 1.910, 0.002: 1.710, 0.004: 1.810)" in said
@@ -100,10 +101,9 @@ def test_a_rate_at_the_edge_is_still_doubted_and_a_value_without_result_is_named
 
 
 def test_further_seeds_go_to_shapes_at_their_best():
-    from sweeper.ledger.lines import event_from_record
 
     planned = lattice()
     records = [final(p, seed, 1.5 + i / 10) for (i, p), seed in product(enumerate(planned), range(2))]
-    outcomes = [event for record in records if (event := event_from_record(record)) is not None]
+    outcomes = [event for record in records if (event := event_of(record)) is not None]
     found = standings(outcomes, planned, OBJECTIVES, LR)
     assert {one.config_id for one in found} == {planned[0].config.config_id, planned[3].config.config_id}

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from frontier_fakes import OBJECTIVES, PROXY, config, final, plan, probe
+from ledger_lines import as_lines
 from scipy import stats
 
 from sweeper.frontier.frontiers import frontier
@@ -18,7 +19,7 @@ FP8 = {"fp8_backend": "torchao", "fp8_filter": "auto"}
 
 
 def one_device(planned, records):
-    (one,) = frontier(records, study="a", profile="cpu", planned=planned, objectives=OBJECTIVES).frontiers
+    (one,) = frontier(as_lines(records), study="a", profile="cpu", planned=planned, objectives=OBJECTIVES).frontiers
     return one
 
 
@@ -59,7 +60,7 @@ def test_auto_compares_the_fastest_probe_of_each_precision():
     point = laddered(precision="auto", **FP8)
     speeds = {"bf16": {1: 100.0, 2: 150.0, 4: 140.0}, "fp8": {1: 90.0, 2: 160.0, 4: None}}
     records = [probe(at(point, size), v, name) for name, of in speeds.items() for size, v in of.items()]
-    assert frontier(records, study="a", profile="cpu", planned=[point], objectives=OBJECTIVES).frontiers == ()
+    assert frontier(as_lines(records), study="a", profile="cpu", planned=[point], objectives=OBJECTIVES).frontiers == ()
     records += [final(at(point, 2), s, 1.5, 160.0, resolved=Resolved(precision="fp8")) for s in range(2)]
     one = one_device([point], records)
     (pair,) = one.precision_pairs
@@ -90,7 +91,9 @@ def test_a_ladder_says_which_micro_batch_trains_and_which_has_not_run():
     assert [rung.chosen for rung in ladder.rungs] == [True, False, False]
     assert ladder.rungs[0].memory_bytes == 10**8
     elsewhere = [{**r, "device": "another"} if r["type"] == "speed" else r for r in records]
-    frontiers = frontier(elsewhere, study="a", profile="cpu", planned=planned, objectives=OBJECTIVES).frontiers
+    frontiers = frontier(
+        as_lines(elsewhere), study="a", profile="cpu", planned=planned, objectives=OBJECTIVES
+    ).frontiers
     assert [len(one.batch_ladders) for one in frontiers] == [1, 0]
     assert frontiers[1].device == "2-core CPU", "where nothing was probed"
 

@@ -9,11 +9,11 @@ import pytest
 from frontier_fakes import OBJECTIVES, PROXY, config, final, plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledger_lines import as_line, as_lines, event_of
 from rich.console import Console
 
 from sweeper.frontier.frontiers import frontier
-from sweeper.ledger.lines import event_from_record
-from sweeper.planning.objectives import EXACT, exact, of_final, of_record, scaled
+from sweeper.planning.objectives import EXACT, exact, of_final, of_line, scaled
 from sweeper.report.tables import frontier_table
 from sweeper.values.errors import UsageError
 from sweeper.values.objectives import DIRECTIONS
@@ -36,10 +36,10 @@ def test_what_each_objective_is_of_a_trial():
     }
     assert set(wanted) == set(DIRECTIONS)
     for name, value in wanted.items():
-        assert of_record(name, record) == value
-        assert of_final(name, event_from_record(record)) == value
+        assert of_line(name, as_line(record)) == value
+        assert of_final(name, event_of(record)) == value
         assert scaled(name, value) == (1.9 if name == "val_loss" else math.log(value))
-    assert of_record("tokens_per_s", final(point, 0, 1.9, None)) is None
+    assert of_line("tokens_per_s", as_line(final(point, 0, 1.9, None))) is None
 
 
 @given(
@@ -51,7 +51,7 @@ def test_a_frontier_in_several_objectives_agrees_with_brute_force(rows, names):
     planned = plan([config(*shape) for shape in PROXY[: len(rows)]])
     objectives = OBJECTIVES | {name: DIRECTIONS[name] for name in names}
     records = [final(p, 0, 1 + loss, speed * 1e4) for p, (loss, speed) in zip(planned, rows, strict=True)]
-    one = frontier(records, study="s", profile="cpu", planned=planned, objectives=objectives).frontiers[0]
+    one = frontier(as_lines(records), study="s", profile="cpu", planned=planned, objectives=objectives).frontiers[0]
     costs = {
         p.config.config_id: (loss, -speed, *(exact(name, p.config) for name in sorted(names)))
         for p, (loss, speed) in zip(planned, rows, strict=True)
@@ -69,12 +69,12 @@ def test_a_slower_and_worse_shape_is_on_the_frontier_for_its_few_parameters_only
         for (p, loss, speed), seed in product(zip(planned, (1.5, 1.8), (3e4, 2e4), strict=True), range(3))
     ]
     named = {"study": "s", "profile": "cpu", "planned": planned}
-    two = frontier(records, objectives=OBJECTIVES, **named).frontiers[0]
+    two = frontier(as_lines(records), objectives=OBJECTIVES, **named).frontiers[0]
     assert [p.standing for p in two.points] == ["frontier", "dominated"]
-    three = frontier(records, objectives=OBJECTIVES | {"params": "min"}, **named).frontiers[0]
+    three = frontier(as_lines(records), objectives=OBJECTIVES | {"params": "min"}, **named).frontiers[0]
     assert [p.standing for p in three.points] == ["frontier", "frontier"]
     # Equal memory doesn't help; and what is measured is said.
-    memory = frontier(records, objectives=OBJECTIVES | {"peak_memory_bytes": "min"}, **named).frontiers[0]
+    memory = frontier(as_lines(records), objectives=OBJECTIVES | {"peak_memory_bytes": "min"}, **named).frontiers[0]
     assert [p.standing for p in memory.points] == ["frontier", "dominated"]
     console = Console(width=120, record=True)
     console.print(frontier_table(memory, width=120))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from ledger_lines import as_lines, record_of
 
 from sweeper.ledger.lines import event_record
 from sweeper.model.shape import Shape
@@ -82,14 +83,14 @@ def final(*, train_s, status="ok", device="cpu", set_up=1.0, compile_s=2.0, toke
 
 def test_calibration_takes_medians_of_finished_trials():
     records = [
-        {"type": "asked"},
+        record_of("asked"),
         final(train_s=1.0),
         final(train_s=2.0, set_up=4.0),
         final(train_s=8.0, compile_s=9.0),
         final(train_s=0.1, status="out_of_memory"),
         final(train_s=0.0),
     ]
-    speed = calibrate(records)
+    speed = calibrate(as_lines(records))
     assert speed is not None
     assert speed.achieved_flops_per_s == pytest.approx(8192 * FLOPS_PER_TOKEN / 2.0)
     assert speed.overhead_s == 6.0
@@ -97,7 +98,7 @@ def test_calibration_takes_medians_of_finished_trials():
 
 
 def test_calibration_is_that_of_the_device_seen_last():
-    speed = calibrate([final(train_s=1.0, device="H200"), final(train_s=4.0, device="cpu")])
+    speed = calibrate(as_lines([final(train_s=1.0, device="H200"), final(train_s=4.0, device="cpu")]))
     assert speed is not None
     assert speed.achieved_flops_per_s == pytest.approx(8192 * FLOPS_PER_TOKEN / 4.0)
 
@@ -105,7 +106,7 @@ def test_calibration_is_that_of_the_device_seen_last():
 def test_steps_for_the_timing_alone_are_overhead_and_old_records_have_none():
     old = final(train_s=1.0)
     del old["seconds"]["timing"]
-    speed = calibrate([final(train_s=1.0, timing=4.0), old, final(train_s=1.0, timing=7.0)])
+    speed = calibrate(as_lines([final(train_s=1.0, timing=4.0), old, final(train_s=1.0, timing=7.0)]))
     assert speed is not None
     assert speed.overhead_s == 3.0 + 4.0
     assert speed.achieved_flops_per_s == pytest.approx(8192 * FLOPS_PER_TOKEN)
@@ -120,11 +121,11 @@ def test_minutes_take_what_they_say_and_train_what_was_resolved():
     assert speed.tokens(CONFIG) == 8192
     job = Job(kind="train", config=timed, execution=Execution(batch_size=8, compile=True))
     record = {**final(train_s=2.0, tokens=300 * 512), "recipe": timed.recipe.to_dict(), "trial_id": job.trial_id}
-    measured = calibrate([record])
+    measured = calibrate(as_lines([record]))
     assert measured is not None
     assert measured.achieved_flops_per_s == pytest.approx(300 * 512 * FLOPS_PER_TOKEN / 2)
 
 
 def test_nothing_to_calibrate_from():
     assert calibrate([]) is None
-    assert calibrate([final(train_s=1.0, status="diverged")]) is None
+    assert calibrate(as_lines([final(train_s=1.0, status="diverged")])) is None

@@ -7,6 +7,7 @@ import shlex
 
 import numpy as np
 import pytest
+from ledger_lines import as_lines
 from scipy.stats import nct, t
 
 from sweeper.commands.main import main
@@ -241,7 +242,7 @@ def test_the_terminal_keeps_its_width_and_commands_can_be_copied(made, monkeypat
 
 def test_the_lead_in_loss_is_the_frontiers_own_difference():
     planned, records = study(LOSSES, SPEEDS)
-    (one,) = frontier(records, study="s", profile="p", planned=planned, objectives=OBJECTIVES).frontiers
+    (one,) = frontier(as_lines(records), study="s", profile="p", planned=planned, objectives=OBJECTIVES).frontiers
     for a in one.points:
         for b in one.points:
             expected = one.fits["val_loss"].difference(b.config_id, a.config_id)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 from frontier_fakes import config, final, plan
+from ledger_lines import as_lines
 
 from sweeper.report.page.curves import MOST_PANELS, MOST_POINTS, Scale, curve_data, panels, scale_of
 
@@ -22,7 +22,9 @@ def record(seed=0, *, losses=(4.0, 3.0, 2.0), tokens=300, status="ok", val_loss=
 
 
 def data(*records):
-    return curve_data(records, {r["config_id"]: f"label {r['config_id']}" for r in records}, scale_of(records))
+    return curve_data(
+        as_lines(records), {r["config_id"]: f"label {r['config_id']}" for r in records}, scale_of(as_lines(records))
+    )
 
 
 def test_a_long_curve_keeps_its_ends_and_is_thinned_evenly():
@@ -43,7 +45,7 @@ def test_trials_share_the_tokens_at_which_they_were_looked_at():
 
 
 def test_trials_that_did_not_end_well_are_drawn_and_have_no_end():
-    broken = record(1, losses=(4.0, math.nan, None), status="diverged", val_loss=None)
+    broken = record(1, losses=(4.0, None, None), status="diverged", val_loss=None)
     found = data(record(0), broken)
     trials = next(iter(found["curves"].values()))["trials"]
     assert [trial["end"] for trial in trials] == ["held-out loss 1.9000", "diverged"]
@@ -55,8 +57,8 @@ def test_trials_that_did_not_end_well_are_drawn_and_have_no_end():
 def test_the_scale_leaves_out_the_fall_at_the_start_and_what_did_not_end_well():
     losses = (9.0, *([3.0] * 19))
     wild = record(1, losses=(50.0, 60.0), status="diverged", val_loss=None)
-    assert scale_of([record(losses=losses, val_loss=2.5), wild]) == Scale(low=2.5, high=3.0, end=300.0)
-    assert scale_of([wild]) is None
+    assert scale_of(as_lines([record(losses=losses, val_loss=2.5), wild])) == Scale(low=2.5, high=3.0, end=300.0)
+    assert scale_of(as_lines([wild])) is None
     assert scale_of([]) is None
 
 
@@ -77,6 +79,6 @@ def test_of_many_configs_those_on_the_frontier_have_panels():
         {"config_id": r["config_id"], "label": f"p{i}", "standing": "frontier" if i % 2 else "dominated"}
         for i, r in enumerate(records)
     ]
-    found = panels(points, records, scale_of(records))
+    found = panels(points, as_lines(records), scale_of(as_lines(records)))
     assert [panel.label for panel in found] == [f"p{i}" for i in range(1, MOST_PANELS + 10, 2)]
-    assert len(panels(points[:MOST_PANELS], records, scale_of(records))) == MOST_PANELS
+    assert len(panels(points[:MOST_PANELS], as_lines(records), scale_of(as_lines(records)))) == MOST_PANELS

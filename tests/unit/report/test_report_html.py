@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from frontier_fakes import LOSSES, OBJECTIVES, SPEEDS, config, environment, final, plan, study
+from ledger_lines import as_lines
 from PIL import Image
 from test_report_tables import plan_json
 
@@ -63,13 +64,13 @@ def size(path):
 
 
 def found(planned, records, name="depth-vs-ffn"):
-    return frontier(records, study=name, profile="cpu", planned=planned, objectives=OBJECTIVES)
+    return frontier(as_lines(records), study=name, profile="cpu", planned=planned, objectives=OBJECTIVES)
 
 
 def page(planned, records, *, question="Deep or wide?", name="depth-vs-ffn", command="sweeper run x.yaml"):
     return render(
         found(planned, records, name), plan_json={**plan_json(planned), "study": name},
-        study={"name": name, "question": question}, records=records, command=command,
+        study={"name": name, "question": question}, records=as_lines(records), command=command,
     )  # fmt: skip
 
 
@@ -216,7 +217,7 @@ def test_write_report_leaves_three_whole_files(tmp_path):
     for _ in range(2):
         write_report(
             folder, frontier=found(planned, records), plan_json=plan_json(planned),
-            study={"name": "depth-vs-ffn", "question": "?"}, records=records,
+            study={"name": "depth-vs-ffn", "question": "?"}, records=as_lines(records),
         )  # fmt: skip
     assert sorted(p.name for p in folder.root.iterdir()) == [
         "frontier.json",
@@ -292,7 +293,7 @@ def test_a_point_that_the_plan_doesnt_list_is_on_the_page_all_the_same():
     plan = plan_json(planned)
     cut = {**plan, "configs": plan["configs"][:2]}
     frontier = found(planned, records)
-    text = render(frontier, plan_json=cut, study={"name": "s"}, records=records, command="sweeper run x.yaml")
+    text = render(frontier, plan_json=cut, study={"name": "s"}, records=as_lines(records), command="sweeper run x.yaml")
     assert len(frontier.frontiers[0].points) > 2
     for point in frontier.frontiers[0].points:
         assert f'id="c-{point.config_id}"' in text

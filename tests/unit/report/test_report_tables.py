@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from frontier_fakes import LOSSES, OBJECTIVES, SPEEDS, asked, config, final, plan, probe, study
+from ledger_lines import as_lines
 from rich.console import Console
 
 from sweeper.frontier.answer import answer
@@ -39,7 +40,7 @@ from sweeper.values.records import Job
 
 
 def found(planned, records):
-    return frontier(records, study="depth-vs-ffn", profile="cpu", planned=planned, objectives=OBJECTIVES)
+    return frontier(as_lines(records), study="depth-vs-ffn", profile="cpu", planned=planned, objectives=OBJECTIVES)
 
 
 def shown(*renderables, width: int = 80) -> str:
@@ -109,7 +110,7 @@ def test_long_labels_fold_so_that_numbers_and_headers_stay_whole():
     planned, records = long_labels()
     one = found(planned, records).frontiers[0]
     assert all(len(p.label) > 30 for p in one.points)
-    status = status_json([*records, asked(planned[0], 3)], planned)
+    status = status_json(as_lines([*records, asked(planned[0], 3)]), planned)
     wanted = {
         frontier_table(one): ("config params off val loss seeds tokens/s P standing",
                               [cell for p in one.points for cell in (
@@ -247,7 +248,7 @@ def test_status_tells_done_running_failed_missing_and_why():
         asked(a, 0), final(a, 0, 1.5), asked(a, 1), final(b, 0, None, None, status="diverged"),
         asked(b, 1), event_record(failure),
     ]  # fmt: skip
-    lines = shown(status_table(status_json(records, planned))).splitlines()
+    lines = shown(status_table(status_json(as_lines(records), planned))).splitlines()
     cells = {line.split()[0]: line.split()[1:5] for line in lines if line.strip().startswith("L")}
     assert cells == {"L1": ["1", "1", "·", "·"], "L2": ["·", "·", "2", "·"], "L3": ["·", "·", "·", "2"]}
     assert "diverged; the [disk] is full" in "\n".join(lines)
@@ -256,7 +257,7 @@ def test_status_tells_done_running_failed_missing_and_why():
 def test_without_a_driver_what_was_asked_is_interrupted():
     planned = plan([config(n, 16) for n in (1, 2)])
     records = [asked(planned[0], 0), final(planned[1], 0, 1.5)]
-    live, dead = (status_json(records, planned, live=live) for live in (True, False))
+    live, dead = (status_json(as_lines(records), planned, live=live) for live in (True, False))
     assert [(row["running"], "interrupted" in row) for row in live["configs"]] == [(1, False), (0, False)]
     assert [(row["interrupted"], "running" in row) for row in dead["configs"]] == [(1, False), (0, False)]
     assert "interrupted" in shown(status_table(dead))
@@ -269,7 +270,7 @@ def test_speed_jobs_are_counted_before_they_are_asked():
         Grid([point.config for point in planned[::2]]), seeds=2,
         micro_batches=lambda _: MicroBatches(executions=tuple(point.execution for point in planned[:2])),
     )  # fmt: skip
-    status = status_json([probe(planned[1], 2000.0)], planned, seeds=2)
+    status = status_json(as_lines([probe(planned[1], 2000.0)]), planned, seeds=2)
     assert status["jobs"] == {"ok": 1, "missing": len(driver.jobs) - 1}
     assert [(row["done"], row["missing"]) for row in status["configs"]] == [(1, 3), (0, 4), (0, 2)]
     assert status_json([], plan([config(1, 16)]), seeds=2)["jobs"] == {"missing": 2}, "no speed job of its own"
@@ -311,7 +312,7 @@ def test_what_was_put_last_is_said_with_its_reason():
     }  # fmt: skip
     planned, records = study({1: 1.0, 2: 1.1}, {1: 100.0, 2: 90.0})
     found = frontier(
-        records, study="s", profile="full", planned=planned, objectives=OBJECTIVES,
+        as_lines(records), study="s", profile="full", planned=planned, objectives=OBJECTIVES,
         put_last=[one, *[{**one, "chance": 1e-6}] * MOST_PUT_LAST],
     )  # fmt: skip
     said = put_last_sentences(found)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ledger_lines import event_of
 
-from sweeper.ledger.lines import asked_record, event_from_record, event_record
+from sweeper.ledger.lines import asked_record, event_record
+from sweeper.ledger.typed import line_of
 from sweeper.measurements.utilization import of_own_seconds
 from sweeper.planning.estimates import assumed, branch_tokens
 from sweeper.planning.plan import make_plan, plan_json
@@ -54,7 +56,7 @@ def test_no_id_knows_of_branches_and_the_job_and_the_record_do():
     assert asked_record(branching)["job"]["branch_at"] == [0.25, 0.5]
     final = make_final(branching, branches=taken(0.25, 0.5))
     record = json.loads(json.dumps(event_record(final)))
-    assert event_from_record(record).branches == final.branches
+    assert event_of(record).branches == final.branches
     assert "branches" not in event_record(make_final(plain))
 
 
@@ -187,8 +189,8 @@ def test_the_census_says_which_are_trained_again_for_their_branches(tmp_path):
     loaded = load(tmp_path / "x.yaml", profile="full")
     run = StudyRun(loaded=loaded, plan=make_plan(loaded, cpus=2), folder=RunFolder(root=tmp_path))
     job = run.search.driver().ask()
-    records = [event_record(make_final(job))]
+    records = [line_of(make_final(job))]
     census = _census(OnKinds(run.replayed(records)), records, branch_at=(0.25, 0.5))
     assert census == "0 kept, 2 to do, 1 of them again, as they ran without these branches"
-    records = [event_record(make_final(job, branches=taken(0.25, 0.5)))]
+    records = [line_of(make_final(job, branches=taken(0.25, 0.5)))]
     assert _census(OnKinds(run.replayed(records)), records, branch_at=(0.25, 0.5)) == "1 kept, 1 to do"

@@ -3,6 +3,7 @@
 import io
 
 from frontier_fakes import config, summary
+from ledger_lines import as_line
 from rich.console import Console
 
 from sweeper.ledger.lines import asked_record, event_record, started_record
@@ -28,15 +29,15 @@ class Watched:
         self.progress = Progress(
             console, jobs=self.driver.jobs, states=self.driver.states, label=lambda job: f"b{job.execution.batch_size}"
         )
-        self.progress.observe(started_record(devices=1, command="sweeper run s.yaml"))
+        self.progress.observe(as_line(started_record(devices=1, command="sweeper run s.yaml")))
 
     def ask(self):
         job = self.driver.ask()
-        self.progress.observe(asked_record(job))
+        self.progress.observe(as_line(asked_record(job)))
         return job
 
     def tell(self, event):
-        self.progress.observe(event_record(event))
+        self.progress.observe(as_line(event_record(event)))
         self.driver.tell(event)
 
     def probe(self, tokens_per_s):
@@ -98,8 +99,8 @@ def test_of_very_many_jobs_states_are_looked_at_seldom_and_the_count_goes_on(mon
     for seed in range(30):
         clock.advance(0.01)
         record = event_record(make_final(make_job(seed)))
-        progress.observe(asked_record(make_job(seed)))
-        progress.observe(record)
+        progress.observe(as_line(asked_record(make_job(seed))))
+        progress.observe(as_line(record))
         told.append(record)
     counts = [int(line.split("/")[0]) for line in said.getvalue().splitlines()]
     assert counts == list(range(1, 31))

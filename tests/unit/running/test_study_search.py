@@ -3,6 +3,7 @@
 import heapq
 
 import pytest
+from ledger_lines import as_lines, record_of
 
 from sweeper.planning.plan import make_plan
 from sweeper.running.study_run import StudyRun
@@ -71,7 +72,7 @@ def test_seeds_that_were_trained_count_though_a_range_would_not_ask_for_them(tmp
     loaded = found.loaded.model_copy(update={"study": study})
     run = StudyRun(loaded=loaded, plan=make_plan(loaded, cpus=2), folder=RunFolder(root=tmp_path / "r"))
     config_id = run.plan.configs[0].config.config_id
-    records = [{"type": "final", "config_id": config_id, "seed": seed} for seed in (0, 1, 2, 4)]
+    records = as_lines(record_of("final", config_id=config_id, seed=seed) for seed in (0, 1, 2, 4))
     counted = run.seeds(run.search.driver(), records)
     assert counted.pop(config_id) == 3
     assert set(counted.values()) == {2}

@@ -6,8 +6,10 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledger_lines import plain_lines
 
-from sweeper.ledger.file import Ledger, read
+from sweeper.ledger.file import Ledger
+from sweeper.ledger.typed import AskedLine
 from sweeper.model.shape import derive
 from sweeper.planning.outcomes import MAX_ATTEMPTS
 from sweeper.planning.resolving import MicroBatches
@@ -276,9 +278,9 @@ def test_asked_is_in_the_ledger_before_the_job_is_handed_out(tmp_path):
         written = (tmp_path / "ledger.jsonl").read_text()
         assert job.trial_id in written
         asked = seen[-1]
-        assert asked["type"] == "asked"
-        assert Job.from_dict(asked["job"]) == job
-        assert asked["time"].endswith("+00:00")
+        assert isinstance(asked, AskedLine)
+        assert asked.job == job
+        assert asked.time.endswith("+00:00")
 
 
 def test_every_run_starts_with_its_own_line(tmp_path):
@@ -286,7 +288,7 @@ def test_every_run_starts_with_its_own_line(tmp_path):
         with Ledger(tmp_path / "ledger.jsonl", lock=tmp_path / ".lock") as ledger:
             session = Session(driver(1, seeds=1), ledger, devices=2, command="sweeper run s.yaml")
             session.ask()
-    records = read(tmp_path / "ledger.jsonl")
+    records = plain_lines(tmp_path / "ledger.jsonl")
     assert [record["type"] for record in records] == ["started", "asked"] * 2
     assert {key: value for key, value in records[0].items() if key != "time"} == {
         "schema": 1, "type": "started", "devices": 2, "command": "sweeper run s.yaml",

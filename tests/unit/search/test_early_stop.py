@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sweeper.ledger.lines import event_record
+from sweeper.ledger.typed import line_of
 from sweeper.planning.plan import make_plan
 from sweeper.running.study_run import StudyRun
 from sweeper.search.early_stop import SuccessiveHalving
@@ -97,5 +97,5 @@ def test_a_study_goes_on_after_first_seeds_were_stopped(tmp_path):
     run = StudyRun(loaded=loaded, plan=make_plan(loaded, cpus=2), folder=RunFolder(root=tmp_path / "run"))
     whole = run.seconds_missing(run.search.driver())
     stopped = make_final(run.search.driver().ask(), status="stopped_early", val_loss=None, val_bpb=None)
-    driver = run.replayed([event_record(stopped)])
+    driver = run.replayed([line_of(stopped)])
     assert run.seconds_missing(driver) < 0.7 * whole

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledger_lines import as_lines, event_of
 from rich.console import Console
 from scipy.stats import kendalltau
 
-from sweeper.ledger.lines import event_from_record, event_record
+from sweeper.ledger.lines import event_record
 from sweeper.planning.plan import make_plan, plan_json
 from sweeper.planning.resolving import JobSettings, MicroBatches
 from sweeper.planning.tokens import longer as longer_recipe
@@ -81,7 +82,7 @@ def world(rng=0):
         point = BY_ID[LONG.get(config_id, config_id)]
         speed = 10_000.0 * (1 + list(BY_ID).index(point.config.config_id))
         made = final(replace(point, config=job.config), job.seed, float(losses[config_id][job.seed]), speed)
-        return event_from_record(made)
+        return event_of(made)
 
     return outcome
 
@@ -210,11 +211,11 @@ def test_a_study_is_followed_up_reported_and_done(tmp_path):
     run = open_study(tmp_path)
     records = records_of(run)
     assert len(records) == 5 * 3 + 3 * 3
-    driver = run.replayed(records)
+    driver = run.replayed(as_lines(records))
     assert set(driver.states().values()) == {"done"}
     followed = [record for record in records if record["recipe"]["tokens"] > 2_000_000]
     assert {record["recipe"]["steps"] for record in followed} == {4 * run.plan.configs[0].config.recipe.steps}
-    found = run.frontier(records)
+    found = run.frontier(as_lines(records))
     assert (found.to_do, found.jobs) == (0, {"ok": 24})
     assert len(found.frontiers[0].points) == 5, "follow-ups are no part of the frontier"
     (plain,) = json.loads(json.dumps(frontier_json(found), allow_nan=False))["frontiers"]
@@ -233,7 +234,9 @@ def test_a_study_is_followed_up_reported_and_done(tmp_path):
     assert "after training for longer, beyond noise both times" in text
     assert "per parameter" not in text
     assert run.search.labeller()(driver.jobs[followed[0]["trial_id"]]).endswith(" for longer")
-    page = render(found, plan_json=plan_json(run.plan), study=run.loaded.resolved, records=records, command="sweeper")
+    page = render(
+        found, plan_json=plan_json(run.plan), study=run.loaded.resolved, records=as_lines(records), command="sweeper"
+    )
     assert page.count(", for longer</td>") == len(followed), "each has a row of its own"
 
 
@@ -248,11 +251,12 @@ def test_what_is_to_come_is_planned_and_counted(tmp_path):
     assert not any("follow_up" in note for note in without.plan.notes)
     assert study_run._census(OnKinds(run.search.driver()), []) == "24 jobs to do"
     records = records_of(run, until=17)
-    driver = run.replayed(records)
-    assert study_run._census(OnKinds(driver), records) == "17 kept, 7 to do"
-    assert run.frontier(records).to_do == 7
-    points = [*run.points(driver, records), *run.follow_ups(driver).values()]
-    status = status_json(records, points, seeds=run.seeds(driver, records), live=False)
+    lines = as_lines(records)
+    driver = run.replayed(lines)
+    assert study_run._census(OnKinds(driver), lines) == "17 kept, 7 to do"
+    assert run.frontier(lines).to_do == 7
+    points = [*run.points(driver, lines), *run.follow_ups(driver).values()]
+    status = status_json(lines, points, seeds=run.seeds(driver, lines), live=False)
     assert sum(row["missing"] for row in status["configs"]) == 7
     assert 0 < run.seconds_missing(driver) < whole
 

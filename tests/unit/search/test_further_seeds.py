@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledger_lines import as_lines, event_of
 
 from sweeper.frontier.frontiers import frontier
-from sweeper.ledger.lines import event_from_record
 from sweeper.planning.resolving import MicroBatches
 from sweeper.running.standing_so_far import standings
 from sweeper.search import make_strategy
@@ -81,7 +81,7 @@ def world(losses, noise, rng):
     def outcome(job):
         place = list(BY_ID).index(job.config.config_id)
         point, speed = POINTS[place], SPEEDS[place] * np.exp(jitter[place, job.seed])
-        return event_from_record(final(point, job.seed, losses[place] + errors[place, job.seed], speed))
+        return event_of(final(point, job.seed, losses[place] + errors[place, job.seed], speed))
 
     return outcome
 
@@ -113,7 +113,7 @@ def test_a_round_is_what_the_frontier_of_all_before_leaves_open():
         events.append(outcome(machine.ask()))
         machine.tell(events[-1])
     records = [final(BY_ID[e.job.config.config_id], e.job.seed, e.val_loss, e.speed.tokens_per_s) for e in events]
-    found = frontier(records, study="s", profile="full", planned=POINTS, objectives=OBJECTIVES, seeds=2)
+    found = frontier(as_lines(records), study="s", profile="full", planned=POINTS, objectives=OBJECTIVES, seeds=2)
     open_ones = {p.config_id for p in found.frontiers[0].points if 0.05 < p.p_frontier < 0.95}
     assert 1 < len(open_ones) < len(POINTS)
     asked = [machine.ask() for _ in open_ones]
@@ -127,11 +127,19 @@ def test_the_end_is_where_all_is_decided_or_has_the_most():
     seeds = seeds_of(events)
     assert set(seeds.values()) <= {2, 3, 4}
     records = [final(BY_ID[e.job.config.config_id], e.job.seed, e.val_loss, e.speed.tokens_per_s) for e in events]
-    found = frontier(records, study="s", profile="full", planned=POINTS, objectives=OBJECTIVES, seeds=machine.seeds)
+    found = frontier(
+        as_lines(records), study="s", profile="full", planned=POINTS, objectives=OBJECTIVES, seeds=machine.seeds
+    )
     for point in found.frontiers[0].points:
         assert seeds[point.config_id] == 4 or not 0.05 < point.p_frontier < 0.95
     again = frontier(
-        records, study="s", profile="full", planned=POINTS, objectives=OBJECTIVES, seeds=machine.seeds, most_seeds=4
+        as_lines(records),
+        study="s",
+        profile="full",
+        planned=POINTS,
+        objectives=OBJECTIVES,
+        seeds=machine.seeds,
+        most_seeds=4,
     )
     undecided = [p.label for p in found.frontiers[0].points if 0.05 < p.p_frontier < 0.95]
     (doubt,) = set(again.frontiers[0].doubts) - set(found.frontiers[0].doubts)
@@ -192,7 +200,7 @@ def test_a_config_without_a_loss_gets_no_further_seed(status):
 
     def outcome(job):
         place = list(BY_ID).index(job.config.config_id)
-        bad = event_from_record(final(POINTS[place], job.seed, None, None, status=status))
+        bad = event_of(final(POINTS[place], job.seed, None, None, status=status))
         return bad if place == 2 else ok(job)
 
     each = seeds_of(play(driver(), outcome))
@@ -201,5 +209,5 @@ def test_a_config_without_a_loss_gets_no_further_seed(status):
 
 def test_of_two_micro_batches_of_one_training_the_slower_is_beaten():
     points = plan([config(2, 624)], (2, 4))
-    outcomes = [event_from_record(final(points[0], 0, 2.0, 1000.0)), event_from_record(probe(points[1], 2000.0))]
+    outcomes = [event_of(final(points[0], 0, 2.0, 1000.0)), event_of(probe(points[1], 2000.0))]
     assert sorted(one.beaten_by for one in standings(outcomes, points, OBJECTIVES)) == [0, 1]

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledger_lines import as_lines
 from resolving_fakes import config, driver, final, in_minutes, speed, summary
 from test_driver_worlds import brute_force, trials, worlds
 
-from sweeper.ledger.lines import asked_record, event_record, job_id_of
+from sweeper.ledger.lines import asked_record, event_record
+from sweeper.ledger.typed import MeasuredLine
 from sweeper.planning.outcomes import MAX_ATTEMPTS
 from sweeper.planning.resolving import MicroBatches
 from sweeper.running.study_run import kinds_as_before
@@ -82,7 +84,7 @@ def events_of(records):
             self.events.append(event)
 
     kept = Kept()
-    replay(records, kept)
+    replay(as_lines(records), kept)
     return kept.events
 
 
@@ -162,17 +164,17 @@ def test_killed_again_and_again_every_job_has_one_outcome(world, rng):
     ledger = []
     for _life in range(300):
         machine = on_kinds(*configs, batch_sizes=batch_sizes, choose=choose, seeds=2)
-        replay(ledger, machine)
+        replay(as_lines(ledger), machine)
         records = play(machine, each, rng, until=rng.randrange(1, 5))
         ledger += records
         if not any(record["type"] != "asked" for record in records):
             break
     else:
         raise AssertionError("it never came to an end")
-    ends = Counter(job_id_of(record) for record in ledger if record["type"] in ("final", "speed"))
+    ends = Counter(line.job_id for line in as_lines(ledger) if isinstance(line, MeasuredLine))
     assert set(ends.values()) <= {1}
     plain = driver(*configs, batch_sizes=batch_sizes, choose=choose, seeds=2, probed=True)
-    replay(ledger, plain)
+    replay(as_lines(ledger), plain)
     assert set(plain.states().values()) <= {"done", "failed"}, "the report's Driver, which knows no kinds, agrees"
     assert plain.states().items() <= machine.states().items()
 
@@ -279,10 +281,10 @@ def test_the_kind_that_a_study_went_by_stays_the_first():
     probe = replace(speed(config_job(), 1.0, "NVIDIA A100"), job=replace(config_job(), on="A100"))
     beside = replace(probe, job=replace(probe.job, on="H100", beside=True))
     records = [event_record(probe), event_record(beside)]
-    assert kinds_as_before(("H100", "A100", "L4"), records) == ("A100", "H100", "L4")
-    assert kinds_as_before(("H100", "L4"), records) == ("H100", "L4")
+    assert kinds_as_before(("H100", "A100", "L4"), as_lines(records)) == ("A100", "H100", "L4")
+    assert kinds_as_before(("H100", "L4"), as_lines(records)) == ("H100", "L4")
     assert kinds_as_before(("H100", "A100"), []) == ("H100", "A100")
-    assert kinds_as_before((), records) == ()
+    assert kinds_as_before((), as_lines(records)) == ()
 
 
 def config_job():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledger_lines import event_of
 
-from sweeper.ledger.lines import event_from_record
 from sweeper.planning.resolving import MicroBatches
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
@@ -99,8 +99,8 @@ def driver(method="random", trials=12, spare=2, seeds=1, configs=CONFIGS):
 def outcome(job):
     point = plan([BY_ID[job.config.config_id]])[0]
     if job.kind == "speed":
-        return event_from_record(probe(point, speed(job.config)))
-    return event_from_record(final(point, job.seed, true_loss(job.config) + 0.001 * job.seed, speed(job.config)))
+        return event_of(probe(point, speed(job.config)))
+    return event_of(final(point, job.seed, true_loss(job.config) + 0.001 * job.seed, speed(job.config)))
 
 
 def play(machine, **how):

@@ -2,6 +2,7 @@
 
 import optuna
 import pytest
+from ledger_lines import as_line, record_of
 
 from sweeper.ledger.lines import event_record
 from sweeper.model.shape import derive
@@ -27,12 +28,12 @@ CONFIGS = [config(n, lr, p) for n in (1, 2, 4) for lr in (1e-3, 2e-3) for p in (
 
 def final(number, seed=0, **changes):
     job = Job(kind="train", config=CONFIGS[number], execution=Execution(batch_size=4, compile=False), seed=seed)
-    return {**event_record(make_final(job, **changes)), "time": "2026-11-25T12:00:00.000000+00:00"}
+    return as_line({**event_record(make_final(job, **changes)), "time": "2026-11-25T12:00:00.000000+00:00"})
 
 
 RECORDS = [
     final(0), final(0, seed=1), final(5), final(7, status="diverged", val_loss=None), final(9, speed=None),
-    {"type": "rung", "trial_id": "x"}, {"type": "started"},
+    as_line(record_of("rung")), as_line({"type": "started", "devices": 1}),
 ]  # fmt: skip
 
 
@@ -64,18 +65,18 @@ def test_each_training_is_there_once_with_params_values_and_state(where):
         assert one.warning is None
     by_trial = {trial.user_attrs["trial_id"]: trial for trial in trials(opened)}
     assert len(by_trial) == len(trials(opened)) == 5
-    first = by_trial[RECORDS[0]["trial_id"]]
+    first = by_trial[RECORDS[0].trial_id]
     assert first.params == {"n_layers": 1, "optimizer.lr": 1e-3, "precision": "fp32"}
-    assert first.values == [RECORDS[0]["val_loss"], RECORDS[0]["speed"]["tokens_per_s"]]
+    assert first.values == [RECORDS[0].val_loss, RECORDS[0].speed.tokens_per_s]
     assert first.user_attrs["params"] == CONFIGS[0].shape.params.total
     assert first.duration.total_seconds() == pytest.approx(1.2)
-    assert [by_trial[record["trial_id"]].state.name for record in RECORDS[:5]] == [
+    assert [by_trial[record.trial_id].state.name for record in RECORDS[:5]] == [
         "COMPLETE", "COMPLETE", "COMPLETE", "FAIL", "FAIL",
     ]  # fmt: skip
     study = optuna.load_study(study_name="s/full", storage=opened())
     assert study.metric_names == ["val_loss", "tokens_per_s"]
     assert [direction.name for direction in study.directions] == ["MINIMIZE", "MAXIMIZE"]
-    assert {trial.user_attrs["trial_id"] for trial in study.best_trials} <= {r["trial_id"] for r in RECORDS[:3]}
+    assert {trial.user_attrs["trial_id"] for trial in study.best_trials} <= {r.trial_id for r in RECORDS[:3]}
 
 
 def test_what_a_lost_storage_lacks_is_caught_up(tmp_path):

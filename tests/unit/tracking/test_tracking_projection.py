@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from ledger_lines import as_line
 
 from sweeper.ledger.lines import event_record
 from sweeper.tracking.projection import MAX_PARAM, Dataset, Projection, milliseconds, study_params, trial_params
@@ -37,7 +37,7 @@ def at(seconds: float) -> str:
 def project(*records: dict, live: bool = True) -> Projection:
     projection = Projection(study="depth", profile="cpu")
     for record in records:
-        projection.add(record, live=live)
+        projection.add(as_line(record), live=live)
     return projection
 
 
@@ -98,7 +98,7 @@ def test_a_failed_trial_keeps_its_run_when_it_is_tried_again() -> None:
 
 def test_diverged_is_a_result() -> None:
     job = make_job()
-    final = make_final(job, status="diverged", val_loss=math.nan, val_bpb=None, curve=((10, math.inf), (20, 3.0)))
+    final = make_final(job, status="diverged", val_loss=None, val_bpb=None, curve=((10, None), (20, 3.0)))
     trial = project(asked(job, seconds=0), told(final, seconds=9)).trials[job.trial_id]
     assert trial.status == "FINISHED"
     assert trial.tags["sweeper.status"] == "diverged"

@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ledger_lines import event_of
 
-from sweeper.ledger.lines import asked_record, event_from_record, event_record, started_record
+from sweeper.ledger.lines import asked_record, event_record, started_record
 from sweeper.model.shape import derive
 from sweeper.values.events import Failed, Final, Rung, Speed, SpeedSummary, memory_needed
 from sweeper.values.records import Base, Config, Execution, Job, Optimizer, Recipe, Resolved, probe_id
@@ -78,7 +79,7 @@ events = st.one_of(
 @given(event=events)
 def test_an_event_survives_the_ledger(event):
     line = json.dumps(event_record(event), allow_nan=False)
-    back = event_from_record(json.loads(line))
+    back = event_of(json.loads(line))
     assert event_record(back) == event_record(event)
     assert back.job.job_id == event.job.job_id
 
@@ -88,16 +89,16 @@ def test_an_outcome_from_before_what_lay_beside_its_peak_was_recorded_counts_wit
         job=probe_job, status="ok", speed=None, peak_memory_bytes=9, seconds={}, environment={}, beside_memory_bytes=2
     )
     line = event_record(made)
-    assert line["beside_memory_bytes"] == event_from_record(line).beside_memory_bytes == 2
+    assert line["beside_memory_bytes"] == event_of(line).beside_memory_bytes == 2
     del line["beside_memory_bytes"]
-    old = event_from_record(line)
+    old = event_of(line)
     assert (old.peak_memory_bytes, old.beside_memory_bytes) == (9, None)
     assert [memory_needed(9, 2), memory_needed(9, None), memory_needed(None, 2)] == [11, 9, None]
 
 
 def test_asked_and_rung_lines_are_no_outcomes():
-    assert event_from_record(event_record(Rung(job=JOB, tokens=5, loss=1.0))) is None
-    assert event_from_record({"type": "asked"}) is None
+    assert event_of(event_record(Rung(job=JOB, tokens=5, loss=1.0))) is None
+    assert event_of({"type": "of another time"}) is None
 
 
 def test_a_job_survives_being_sent():
@@ -143,7 +144,7 @@ def test_what_was_resolved_survives_the_ledger():
     )
     line = event_record(Failed(job=job, error="boom"))
     assert (line["resolved"], line["memory_bytes"]) == ({"steps": 9, "precision": "bf16"}, 2**33)
-    back = event_from_record(json.loads(json.dumps(line))).job
+    back = event_of(json.loads(json.dumps(line))).job
     assert (back.resolved, back.memory_bytes, back.job_id) == (job.resolved, job.memory_bytes, job.job_id)
     assert not {"resolved", "memory_bytes"} & event_record(Failed(job=JOB, error="boom")).keys()
 
@@ -151,6 +152,6 @@ def test_what_was_resolved_survives_the_ledger():
 def test_lines_that_are_no_outcomes():
     started = started_record(devices=4, command="sweeper run s.yaml")
     assert (started["type"], started["devices"], started["command"]) == ("started", 4, "sweeper run s.yaml")
-    assert event_from_record(started) is None
+    assert event_of(started) is None
     assert Job.from_dict(asked_record(JOB)["job"]) == JOB
-    assert event_from_record(asked_record(JOB)) is None
+    assert event_of(asked_record(JOB)) is None

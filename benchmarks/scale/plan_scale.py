@@ -1,6 +1,6 @@
 """How planning grows with the lattice, from 10^6 to 10^9 points, and whether it is what a brute force finds.
 
-    python benchmarks/plan_scale.py [--runs N] [--skip-brute-force] [--out FILE]
+    python benchmarks/scale/plan_scale.py [--runs N] [--skip-brute-force] [--out FILE]
 
 A lattice of depth × width × FFN × KV heads within 2% of 180M parameters, in a process of its own each: seconds and
 peak memory, beyond the started interpreter with its imports, of `make_plan` as `sweeper plan` calls it (feasible set,
@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from provenance import RESULTS, ROOT, provenance
 
 TARGET, TOLERANCE, VOCABULARY, HEAD_DIM = 180_000_000, 0.02, 32768, 64

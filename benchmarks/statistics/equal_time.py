@@ -1,6 +1,6 @@
 """Whether comparisons at equal training time hold, on synthetic studies whose loss curves are known.
 
-    python benchmarks/equal_time.py [--studies N] [--seed S] [--out FILE]
+    python benchmarks/statistics/equal_time.py [--studies N] [--seed S] [--out FILE]
 
 A study has 6 configs with curves L(n) = E + A n^-α, true speeds over a given ratio, and branches at half of the
 tokens, and at a quarter too where that ratio is above 1.8, as the studies that ship have. Losses of a trial at its
@@ -23,6 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from provenance import RESULTS, provenance
 
 from sweeper.stats.additive_fit import Observation, fit

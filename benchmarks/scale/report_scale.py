@@ -1,6 +1,6 @@
 """How `sweeper report` grows with the number of configs: seconds, memory and the size of its page.
 
-    python benchmarks/report_scale.py [--sizes 100 400 1600 3600] [--out FILE] [--keep DIR]
+    python benchmarks/scale/report_scale.py [--sizes 100 400 1600 3600] [--out FILE] [--keep DIR]
 
 A made-up ledger of a lattice depth × FFN with two seeds of every config, each with a curve of 64 points; the command
 runs as a user would start it, in a process of its own.
@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from provenance import RESULTS, provenance
 
 from sweeper.ledger.lines import event_record
