@@ -10,8 +10,8 @@ from sweeper.ledger.lines import event_from_record, job_id_of
 from sweeper.measurements.measured import PlannedPoint, Seeds, micro_batches
 from sweeper.planning.resolving import JobSettings, of_each
 from sweeper.search.driver import Driver
-from sweeper.search.driver import State as DriverState
 from sweeper.search.grid import Grid
+from sweeper.search.state.results import RunState
 from sweeper.values.events import Event, Rung
 from sweeper.values.records import Job, Record
 
@@ -68,7 +68,7 @@ def _driver(planned: Sequence[PlannedPoint], seeds: int | Mapping[str, int]) -> 
     return driver
 
 
-def _job_state(driver: Driver, job_id: str, done: DriverState, latest: Record) -> JobState:
+def _job_state(driver: Driver, job_id: str, done: RunState, latest: Record) -> JobState:
     job, outcome, reason = driver.jobs[job_id], driver.outcome(job_id), driver.reason(job_id)
     why, to_do = str(latest.get("error", "")), False
     state: State
