@@ -19,7 +19,7 @@ from sweeper.planning.tokens import longer as longer_recipe
 from sweeper.report.frontier_json import frontier_json
 from sweeper.report.page.html import render
 from sweeper.report.tables import status_json, summary
-from sweeper.running import study_run
+from sweeper.running.preparation import census
 from sweeper.running.study_run import StudyRun
 from sweeper.search.follow_up import Candidate, FollowUp, FollowUpDriver, chosen
 from sweeper.search.grid import Grid
@@ -246,10 +246,10 @@ def test_what_is_to_come_is_planned_and_counted(tmp_path):
     without = open_study(tmp_path, profile="fast")
     assert without.seconds_missing(without.search.driver()) < whole
     assert not any("follow_up" in note for note in without.plan.notes)
-    assert study_run._census(OnKinds(run.search.driver()), []) == "24 jobs to do"
+    assert census(OnKinds(run.search.driver()), []) == "24 jobs to do"
     records = records_of(run, until=17)
     driver = run.replayed(records)
-    assert study_run._census(OnKinds(driver), records) == "17 kept, 7 to do"
+    assert census(OnKinds(driver), records) == "17 kept, 7 to do"
     assert run.frontier(records).to_do == 7
     points = [*run.points(driver, records), *run.follow_ups(driver).values()]
     status = status_json(records, points, seeds=run.seeds(driver, records), live=False)
