@@ -28,7 +28,7 @@ from scipy.stats import t as student
 
 from sweeper.model.shape import Shape, derive
 from sweeper.runners.data.dataset import Dataset, held_out_batches, open_data, train_batches
-from sweeper.runners.training.training import Training
+from sweeper.runners.training.training import Training, build_training
 from sweeper.values.records import Base, Config, Execution, Job, Optimizer, Recipe
 
 CPU = torch.device("cpu")
@@ -128,7 +128,7 @@ def changes(shape: Shape, optimizer: Optimizer, *, seed: int, steps: int) -> lis
         seed=seed,
     )
     batches = train_batches(text(), seed=seed, batch_size=BATCH_SIZE, seq_len=SEQ_LEN, device=CPU)
-    training = Training(job=job, device=CPU, batches=batches)
+    training = build_training(job=job, device=CPU, batches=batches)
     start, found = activations(training), []
     for _ in range(steps):
         training.step()

@@ -171,7 +171,7 @@ def _sweeper(task: Task, device: Any) -> Built:
     from sweeper.model.shape import derive
     from sweeper.runners.data.dataset import open_data, train_batches
     from sweeper.runners.device.host_memory import keep_freed_memory
-    from sweeper.runners.training.training import Training
+    from sweeper.runners.training.training import build_training
     from sweeper.values.records import Config, Execution, Job, Optimizer, Recipe
 
     keep_freed_memory()
@@ -189,7 +189,7 @@ def _sweeper(task: Task, device: Any) -> Built:
         open_data("tokens", task.shards, shape.vocab_size), seed=SEED, batch_size=task.batch_size,
         seq_len=task.seq_len, device=device,
     )  # fmt: skip
-    training = Training(job=job, device=device, batches=batches)
+    training = build_training(job=job, device=device, batches=batches)
 
     def step() -> None:
         training.step()

@@ -33,6 +33,7 @@ def causal_attention(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
     T = q_BHTC.shape[2]
     in_fp32_on_cpu = q_BHTC.device.type == "cpu" and q_BHTC.dtype == torch.float32  # in bf16 chunks gain nothing
     if in_fp32_on_cpu and FEWEST_POSITIONS <= T <= KEYS_AT_A_TIME and T % CHUNKS == 0:
+        mixed_BHTC: Tensor
         mixed_BHTC, _ = attention_in_chunks(q_BHTC, k_BKTC, v_BKTC, CHUNKS)
         return mixed_BHTC
     if q_BHTC.device.type == "cuda":

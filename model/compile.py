@@ -7,7 +7,6 @@ import sys
 import torch
 from torch.compiler._cache import CacheArtifactManager
 
-from sweeper.model.loss import LOSS_ON, make_loss
 from sweeper.model.transformer import RMSNorm, Transformer
 
 
@@ -19,12 +18,6 @@ def compile_blocks(model: Transformer, *, whole: bool = True) -> None:
     norms = [module for module in model.modules() if isinstance(module, RMSNorm)]
     for part in [*model.blocks, model.head.norm] if whole else norms:
         part.compile(fullgraph=True, dynamic=False)
-
-
-def set_loss(model: Transformer, *, compiled: bool, name: str | None = None) -> None:
-    """Give the head the loss variant `name`, by default that of the model's type of device."""
-    name = name or LOSS_ON[model.head.weight.device.type]
-    model.head.cross_entropy = make_loss(name, compiled=compiled)
 
 
 def forget_compiled() -> None:

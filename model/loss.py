@@ -48,7 +48,7 @@ class ChunkedLoss:
 
     def __call__(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
         """The loss."""
-        loss: Tensor = _Chunked.apply(x_ND, weight_VD, targets_N, _matmul_dtype(x_ND), self)
+        loss: Tensor = _Chunked.apply(x_ND, weight_VD, targets_N, _matmul_dtype(x_ND), self)  # type: ignore[no-untyped-call]
         return loss
 
 
@@ -149,6 +149,11 @@ def value_of(loss: Loss, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> 
 
 LOSS_ON = {"cpu": "chunked", "cuda": "full"}
 """The variant of each type of device; `benchmarks/loss_variants.py` compares them."""
+
+
+def loss_on(device_type: str, *, compiled: bool) -> Loss:
+    """The variant that a type of device (cpu | cuda) uses."""
+    return make_loss(LOSS_ON[device_type], compiled=compiled)
 
 
 def make_loss(name: str, *, compiled: bool) -> Loss:

@@ -172,10 +172,7 @@ def _merged(reasons: dict[str, str]) -> tuple[str, ...]:
 def _to_torchao(model: Transformer, fitting: list[str], *, emulated: bool) -> None:
     chosen = frozenset(fitting)
     with _quiet():
-        from torchao.float8 import (  # type: ignore[import-untyped]
-            Float8LinearConfig,
-            convert_to_float8_training,
-        )
+        from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
         convert_to_float8_training(
             model.blocks,

@@ -67,7 +67,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x_BTD).view(B, T, sum(heads), self.head_dim).transpose(1, 2)
         q_BHTC, k_BKTC, v_BKTC = qkv.split(heads, dim=1)
         mixed_BHTC = causal_attention(rotate(q_BHTC, cos_TC, sin_TC), rotate(k_BKTC, cos_TC, sin_TC), v_BKTC)
-        return self.out(mixed_BHTC.transpose(1, 2).reshape(B, T, -1))
+        out_BTD: Tensor = self.out(mixed_BHTC.transpose(1, 2).reshape(B, T, -1))
+        return out_BTD
 
 
 class SwiGLU(nn.Module):
@@ -81,7 +82,8 @@ class SwiGLU(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) → (B, T, D)."""
         gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
-        return self.down(F.silu(gate_BTF) * up_BTF)
+        out_BTD: Tensor = self.down(F.silu(gate_BTF) * up_BTF)
+        return out_BTD
 
 
 class Block(nn.Module):
@@ -103,13 +105,15 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """The final norm and the output projection; its weight is the input table's when tied."""
+    """The final norm, the output projection and its loss; the weight is the input table's when tied."""
 
-    def __init__(self, shape: Shape, table: nn.Parameter, *, input_scale: float = 1.0) -> None:
+    def __init__(
+        self, shape: Shape, table: Tensor, *, input_scale: float = 1.0, cross_entropy: Loss = full_loss
+    ) -> None:
         super().__init__()
         self.norm = RMSNorm(shape.d_model, scale=input_scale)
-        self.weight = table if shape.tie_embeddings else nn.Parameter(torch.empty_like(table))
-        self.cross_entropy: Loss = full_loss
+        self.weight: Tensor = table if shape.tie_embeddings else nn.Parameter(torch.empty_like(table))
+        self.cross_entropy = cross_entropy
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) → logits (B, T, V)."""
@@ -127,13 +131,28 @@ class Head(nn.Module):
 class Transformer(nn.Module):
     """The decoder. `seq_len` sizes the rotary tables, which are buffers and no parameters."""
 
-    def __init__(self, shape: Shape, *, seq_len: int, parametrization: Parametrization | None = None) -> None:
+    cos_TC: Tensor  # noqa: N815
+    sin_TC: Tensor  # noqa: N815
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        seq_len: int,
+        parametrization: Parametrization | None = None,
+        cross_entropy: Loss = full_loss,
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.parametrization = parametrization or standard(shape)
         self.embedding = nn.Embedding(shape.vocab_size, shape.d_model)
         self.blocks = nn.ModuleList(Block(shape, branch=self.parametrization.branch) for _ in range(shape.n_layers))
-        self.head = Head(shape, self.embedding.weight, input_scale=self.parametrization.head_input)
+        self.head = Head(
+            shape,
+            self.embedding.weight,
+            input_scale=self.parametrization.head_input,
+            cross_entropy=cross_entropy,
+        )
         cos_TC, sin_TC = rotary_tables(seq_len, shape.head_dim)
         self.register_buffer("cos_TC", cos_TC, persistent=False)
         self.register_buffer("sin_TC", sin_TC, persistent=False)
@@ -141,7 +160,7 @@ class Transformer(nn.Module):
     def hidden(self, tokens_BT: Tensor) -> Tensor:
         """Token ids (B, T) → residual stream after the last block (B, T, D)."""
         T = tokens_BT.shape[1]
-        x_BTD = self.embedding(tokens_BT)
+        x_BTD: Tensor = self.embedding(tokens_BT)
         cos_TC, sin_TC = self.cos_TC[:T], self.sin_TC[:T]
         for block in self.blocks:
             x_BTD = block(x_BTD, cos_TC, sin_TC)
@@ -149,7 +168,8 @@ class Transformer(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Token ids (B, T) → logits (B, T, V)."""
-        return self.head(self.hidden(tokens_BT))
+        logits_BTV: Tensor = self.head(self.hidden(tokens_BT))
+        return logits_BTV
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross-entropy of `targets_BT` (B, T), nats per token."""
@@ -183,16 +203,24 @@ class Transformer(nn.Module):
             parameter.copy_(drawn.normal_(0.0, std, generator=generator))
 
 
-def build(
-    shape: Shape, *, seq_len: int, seed: int, device: torch.device, parametrization: Parametrization | None = None
+def build_model(
+    shape: Shape,
+    *,
+    seq_len: int,
+    seed: int,
+    device: torch.device,
+    parametrization: Parametrization | None = None,
+    cross_entropy: Loss = full_loss,
 ) -> Transformer:
     """A fresh fp32 model on `device`, initialised from `seed` alone; standard where no `parametrization` is given.
+
+    `cross_entropy` is how its head computes the loss (`sweeper.model.loss`), the definition itself by default.
 
     Raises RuntimeError when the built parameter count differs from the shape's: counts are what people
     choose shapes by, so a trial never runs on a wrong one.
     """
     with torch.device("meta"):
-        model = Transformer(shape, seq_len=seq_len, parametrization=parametrization)
+        model = Transformer(shape, seq_len=seq_len, parametrization=parametrization, cross_entropy=cross_entropy)
     model = model.to_empty(device=device)
     if shape.tie_embeddings:
         model.head.weight = model.embedding.weight

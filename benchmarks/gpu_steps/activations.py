@@ -12,7 +12,7 @@ from gpu_steps.jobs import Bench
 from gpu_steps.rows import Rows
 from sweeper.model.compile import forget_compiled
 from sweeper.planning.estimates import fp8_matmuls, head_bytes, layer_bytes_per_token
-from sweeper.runners.training.training import Training
+from sweeper.runners.training.training import Training, build_training
 
 CLOSE = 0.05
 SEQUENCES = 4
@@ -31,7 +31,7 @@ def activations(rows: Rows) -> None:
 def _training(bench: Bench, precision: str) -> Training:
     forget_compiled()
     job = bench.job({**bench.scale.flagship, "n_layers": 1}, precision, batch_size=SEQUENCES)
-    return Training(job=job, device=bench.device, batches=iter([]))
+    return build_training(job=job, device=bench.device, batches=iter([]))
 
 
 def _stream(bench: Bench, training: Training) -> Tensor:

@@ -17,7 +17,7 @@ from sweeper.model.compile import forget_compiled
 from sweeper.model.loss import LOSS_ON, make_loss
 from sweeper.model.shape import Shape, derive
 from sweeper.runners.device.compile_cache import use_compile_cache
-from sweeper.runners.training.training import Training
+from sweeper.runners.training.training import build_training
 
 LOSS_LIMITS = {"fp32": 1e-4, "bf16": 1e-2}
 """Largest relative error: fp32 sums stay far below; 1e-3 would mean TF32. bf16's unit roundoff is 4e-3."""
@@ -114,7 +114,7 @@ def _model_row(
     job = bench.job(shape, precision, batch_size=count, seq_len=seq_len, compile=compiled)
     forget_compiled()
     use_compile_cache(bench.device)
-    training = Training(job=job, device=bench.device, batches=iter([]))
+    training = build_training(job=job, device=bench.device, batches=iter([]))
     if not exact:
         exact |= exact_gradients(training.model, derive(shape), batch, seq_len)
     with training.autocast():

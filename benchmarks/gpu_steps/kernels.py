@@ -28,7 +28,7 @@ from sweeper.model.shape import derive
 from sweeper.runners.data.dataset import open_data, train_batches
 from sweeper.runners.device.compile_cache import use_compile_cache
 from sweeper.runners.device.measuring import synchronise
-from sweeper.runners.training.training import Training
+from sweeper.runners.training.training import build_training
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -75,7 +75,7 @@ def _profile(bench: Bench, shape: Mapping[str, Any], precision: str, **sizes: in
     on_device = bench.device.type == "cuda"
     activities = [ProfilerActivity.CUDA if on_device else ProfilerActivity.CPU]
     with contextlib.closing(batches):
-        training = Training(job=job, device=bench.device, batches=batches)
+        training = build_training(job=job, device=bench.device, batches=batches)
         training.timed_steps(WARM_UP_STEPS)
         alone_s = training.timed_steps(PROFILED_STEPS) / PROFILED_STEPS
         with torch.profiler.profile(activities=activities) as profiler:

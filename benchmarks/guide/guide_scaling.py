@@ -259,14 +259,14 @@ def train_briefly(job: Any, device: Any) -> None:
     from sweeper.runners.device.compile_cache import use_compile_cache
     from sweeper.runners.device.host_memory import keep_freed_memory
     from sweeper.runners.training.between_jobs import clear_up
-    from sweeper.runners.training.training import Training
+    from sweeper.runners.training.training import build_training
 
     keep_freed_memory()
     use_compile_cache(device)
     recipe, batch_size = job.config.recipe, job.execution.batch_size
     dataset = open_data(recipe.data, job.data_path, job.config.shape.vocab_size)
     batches = train_batches(dataset, seed=0, batch_size=batch_size, seq_len=recipe.seq_len, device=device)
-    training = Training(job=job, device=device, batches=batches)
+    training = build_training(job=job, device=device, batches=batches)
     training.timed_steps(1)
     batches.close()
     del training

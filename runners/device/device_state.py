@@ -22,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,7 +118,7 @@ class DeviceWatch:
         """The state in the window `since` then, median clocks and the most power; without one, the state now."""
         nvml, handle = self._nvml, self._handle
         clocks = {
-            name: self._typical(since, samples, lambda which=which: self._ask("nvmlDeviceGetClockInfo", handle, which))
+            name: self._typical(since, samples, partial(self._ask, "nvmlDeviceGetClockInfo", handle, which))
             for name, which, samples in (
                 ("sm", nvml.NVML_CLOCK_SM, nvml.NVML_PROCESSOR_CLK_SAMPLES),
                 ("memory", nvml.NVML_CLOCK_MEM, nvml.NVML_MEMORY_CLK_SAMPLES),
@@ -161,7 +162,7 @@ class DeviceWatch:
 
     def _slowdowns(self, since: Mark | None) -> int | None:
         """The bits of SLOWDOWNS: of what is counted, by the window; of the rest, and without a window, as of now."""
-        bits = self._ask("nvmlDeviceGetCurrentClocksEventReasons", self._handle)
+        bits: int | None = self._ask("nvmlDeviceGetCurrentClocksEventReasons", self._handle)
         if bits is None:
             bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", self._handle)
         if since is None:

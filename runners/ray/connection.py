@@ -64,7 +64,7 @@ def connected(address: str | None = None) -> Iterator[None]:
             "py_modules": [_folder_of("sweeper")],
             "env_vars": SETTINGS,
         }
-        local = {
+        local: dict[str, Any] = {
             "num_cpus": cpu_count(),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,

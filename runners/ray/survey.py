@@ -114,7 +114,7 @@ def _look(address: str) -> dict[str, Any]:
 def _asked(address: str) -> tuple[dict[str, Any], Any]:
     """The living nodes by id, and the cluster's versions. Raises what Ray does."""
     from ray._common.usage.usage_lib import get_cluster_metadata
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     client = GcsClient(address=address)
     alive = {key.hex(): node for key, node in client.get_all_node_info().items() if node.state == node.ALIVE}

@@ -270,7 +270,7 @@ class _Asker(Searcher):
         super().__init__()
         self._key = key
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         return _DESKS[self._key].ask(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -286,7 +286,7 @@ class _Teller(FIFOScheduler):
     """Tune's Scheduler: passes on what jobs say, and what the session decides."""
 
     def __init__(self, key: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._key = key
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:

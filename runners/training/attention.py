@@ -37,7 +37,7 @@ class _Operators(TorchDispatchMode):
     """Keeps the names of the operators that run within it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(

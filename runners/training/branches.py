@@ -8,17 +8,20 @@ tokens that follow in the stream, through batches of its own, so that the trunk'
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from sweeper.runners.data.dataset import Batch
 from sweeper.runners.device.host_memory import NoHostMemory
+from sweeper.runners.training.context import JobContext
+from sweeper.runners.training.evaluation import held_out_loss, is_worse_than_uniform
 from sweeper.runners.training.training import Training
 from sweeper.values.records import Job
-from sweeper.values.schedule import Schedule
+from sweeper.values.schedule import Branch, Schedule
 
 _ALIGNED = 64
 
@@ -28,6 +31,50 @@ def planned(job: Job, trunk: Schedule) -> list[tuple[float, Schedule]]:
     cooldown = job.config.recipe.optimizer.cooldown
     found = [(fraction, trunk.branch(fraction, cooldown=cooldown)) for fraction in job.branch_at]
     return sorted(found, key=lambda one: (one[1].stable_until, one[0]))
+
+
+def missed(context: JobContext, trunk: Schedule, *, step: int, taken: Sequence[Branch]) -> list[Branch]:
+    """The branches that a training at `step` hasn't `taken` and is past, without a loss; notes say so."""
+    have = {branch.fraction for branch in taken}
+    found = []
+    for fraction, schedule in planned(context.job, trunk):
+        if schedule.stable_until <= step and fraction not in have:
+            context.note(f"{_named(fraction)} wasn't taken: the training was past it already")
+            found.append(Branch(fraction=fraction, tokens=context.tokens(schedule.steps)))
+    return found
+
+
+def take(context: JobContext, training: Training, fraction: float, schedule: Schedule, *, is_warm: bool) -> Branch:
+    """Cool down from here, evaluate, and come back; what goes wrong in it is a note.
+
+    Unless the training `is_warm`, what compiling took isn't told from its steps yet.
+    """
+    before_s, batches = context.clock.read()["train"], context.batches_after(training.step_index)
+    loss = bpb = seconds = None
+    try:
+        with context.surroundings.uncounted(), away(training, schedule, batches):
+            context.clock.enter("branches")
+            taken = training.timed_steps(schedule.falling)
+            seconds = before_s + taken
+            if not is_warm:
+                seconds = schedule.steps * taken / schedule.falling if schedule.falling else None
+            losses = training.collect_losses()
+            held_out = held_out_loss(context, training, part="branches")
+            loss, bpb = held_out.loss, held_out.bpb
+        worse = is_worse_than_uniform(loss, vocab_size=context.job.config.shape.vocab_size)
+        if not all(map(math.isfinite, [*losses, loss])) or worse:
+            context.note(f"{_named(fraction)} diverged")
+            loss = bpb = None
+    except NoHostMemory as error:
+        context.note(f"{_named(fraction)} wasn't taken: {error}")
+    finally:
+        batches.close()
+    tokens = context.tokens(schedule.steps)
+    return Branch(fraction=fraction, tokens=tokens, val_loss=loss, val_bpb=bpb, train_seconds=seconds)
+
+
+def _named(fraction: float) -> str:
+    return f"the branch at {100 * fraction:.3g}% of the tokens"
 
 
 @contextlib.contextmanager
@@ -56,7 +103,7 @@ class _Kept:
     """
 
     def __init__(self, training: Training) -> None:
-        tensors = [*training.model.parameters()]
+        tensors: list[Tensor] = [*training.model.parameters()]
         for state in training.optimizer.state.values():
             tensors += [value for value in state.values() if isinstance(value, Tensor)]
         ends, end = [], 0

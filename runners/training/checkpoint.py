@@ -202,7 +202,7 @@ class Saved:
 
 
 def _state(training: Training) -> dict[str, Tensor]:
-    names = {parameter: name for name, parameter in training.model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in training.model.named_parameters()}
     tensors = {f"{_MODEL}{name}": parameter.detach().contiguous() for parameter, name in names.items()}
     for parameter, state in training.optimizer.state.items():
         for key, value in state.items():

@@ -52,7 +52,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"fused": True})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update from the parameters' gradients. Doesn't wait for the device; takes no closure."""
         for group in self.param_groups:
             if "rows" in group:
@@ -79,14 +79,15 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_add_(matrices, list(steps), alpha=-group["lr"] * ADAMW_RMS * max(shape) ** 0.5)
 
     def _adamw(self, group: Mapping[str, Any]) -> None:
-        parameters, gradients, moments = self._gathered(group, "exp_avg", "exp_avg_sq")
+        parameters, gradients, (means, squares) = self._gathered(group, "exp_avg", "exp_avg_sq")
         for parameter in parameters:
             if "step" not in self.state[parameter]:
                 self.state[parameter]["step"] = torch.zeros((), device=parameter.device)
         adamw(
             parameters,
             gradients,
-            *moments,
+            means,
+            squares,
             [],
             [self.state[parameter]["step"] for parameter in parameters],
             fused=True,

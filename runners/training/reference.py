@@ -48,17 +48,18 @@ class Look:
 
     def told_by(self, outcome: Final | Speed) -> Final | Speed:
         """The job's outcome with what its record has to tell of the reference."""
-        environment, seconds, changes = dict(outcome.environment), dict(outcome.seconds), {}
+        environment, seconds = dict(outcome.environment), dict(outcome.seconds)
         if self.untold:
             environment["reference"] = list(self.untold)
             self.untold.clear()
         if self.seconds is not None:
             seconds["reference"] = round(self.seconds, 3)
-        if self.note and isinstance(outcome, Final):
-            changes["notes"] = (*outcome.notes, self.note)
-        elif self.note:
-            environment["notes"] = [*environment.get("notes", ()), self.note]
-        return replace(outcome, environment=environment, seconds=seconds, **changes)
+        new = (self.note,) if self.note else ()
+        if isinstance(outcome, Final):
+            return replace(outcome, environment=environment, seconds=seconds, notes=(*outcome.notes, *new))
+        if new:
+            environment["notes"] = [*environment.get("notes", ()), *new]
+        return replace(outcome, environment=environment, seconds=seconds)
 
 
 def look(job: Job, run: Callable[[Job], Iterator[Event]]) -> Look:
@@ -75,7 +76,8 @@ def look(job: Job, run: Callable[[Job], Iterator[Event]]) -> Look:
         if isinstance(outcome, Speed) and outcome.speed is not None:
             log.untold.append(_entry(outcome))
         else:
-            note = f"the reference config couldn't be measured: {outcome.status.replace('_', ' ')}"
+            status = outcome.status if isinstance(outcome, Speed | Final) else "no outcome"
+            note = f"the reference config couldn't be measured: {status.replace('_', ' ')}"
     except Exception as error:
         traceback.print_exc()
         why = "other processes use the device" if isinstance(error, DeviceInUse) else type(error).__name__

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sweeper.model import compile as compilation
 from sweeper.model import precision
-from sweeper.model.transformer import Transformer, build
+from sweeper.model.compile import compile_blocks
+from sweeper.model.loss import loss_on
+from sweeper.model.transformer import Transformer, build_model
 from sweeper.runners.device.measuring import collector_off, synchronise
 from sweeper.runners.training.optimizer import make_optimizer, parametrization_for
 from sweeper.values.records import Job
@@ -35,35 +36,12 @@ class Training:
     job: Job
     device: torch.device
     batches: Iterator[tuple[Tensor, Tensor]]
-    model: Transformer = field(init=False)
-    report: precision.PrecisionReport = field(init=False)
-    schedule: Schedule = field(init=False)
-    step_index: int = field(init=False, default=0)
-    losses: list[Tensor] = field(init=False, default_factory=list)
-
-    def __post_init__(self) -> None:
-        recipe, shape = self.job.config.recipe, self.job.config.shape
-        self.model = build(
-            shape,
-            seq_len=recipe.seq_len,
-            seed=self.job.seed,
-            device=self.device,
-            parametrization=parametrization_for(shape, recipe.optimizer.base),
-        )
-        self.report = precision.apply(
-            self.model,
-            name=self.job.precision,
-            device=self.device,
-            backend=recipe.fp8_backend or "torchao",
-            layer_filter=recipe.fp8_filter or "auto",
-        )
-        self.optimizer = make_optimizer(self.model, recipe.optimizer)
-        self.schedule = Schedule.of(
-            self.job.steps or UNSCHEDULED_STEPS, warmup=recipe.optimizer.warmup, cooldown=recipe.optimizer.cooldown
-        )
-        if self.job.execution.compile:
-            compilation.compile_blocks(self.model, whole=self.report.eager is None)
-        compilation.set_loss(self.model, compiled=self.job.execution.compile)
+    model: Transformer
+    report: precision.PrecisionReport
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    step_index: int = 0
+    losses: list[Tensor] = field(default_factory=list)
 
     def step(self) -> None:
         """One optimizer step over tokens_per_step tokens, at the schedule's learning rate."""
@@ -105,28 +83,42 @@ class Training:
         return values
 
 
-def evaluate(training: Training, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, int]:
-    """Mean loss in nats over all targets of `batches`, and their number.
+def build_training(*, job: Job, device: torch.device, batches: Iterator[tuple[Tensor, Tensor]]) -> Training:
+    """A job's training before its first step, built in this order: each line needs those before it.
 
-    Everything goes through the graphs that training compiled (gradients on, none taken), at the size of a micro-batch:
-    graphs without gradients, or for a smaller last batch, would have to be compiled first, which costs more than they
-    save, and what isn't compiled takes more memory than the training had. A smaller batch is filled up with itself.
-    The device is waited for once, at the end.
+    Precision exchanges modules, whose parameters the optimizer takes, and compiling sees the modules as they are then.
     """
-    total, count = torch.zeros((), dtype=torch.float64, device=training.device), 0
-    for inputs_BT, targets_BT in batches:
-        each = (_filled(one, training.job.execution.batch_size) for one in (inputs_BT, targets_BT))
-        with training.autocast():
-            loss = training.model.loss_value(*each, first=len(inputs_BT))
-        total += loss.double() * targets_BT.numel()
-        count += targets_BT.numel()
-    return total.item() / count, count
-
-
-def _filled(tokens_BT: Tensor, batch_size: int) -> Tensor:
-    """(≤ batch_size, T) → (batch_size, T): the rows over and over."""
-    rows = len(tokens_BT)
-    return tokens_BT if rows == batch_size else tokens_BT.repeat(-(-batch_size // rows), 1)[:batch_size]
+    recipe, shape, compiled = job.config.recipe, job.config.shape, job.execution.compile
+    model = build_model(
+        shape,
+        seq_len=recipe.seq_len,
+        seed=job.seed,
+        device=device,
+        parametrization=parametrization_for(shape, recipe.optimizer.base),
+        cross_entropy=loss_on(device.type, compiled=compiled),
+    )
+    report = precision.apply(
+        model,
+        name=job.precision,
+        device=device,
+        backend=recipe.fp8_backend or "torchao",
+        layer_filter=recipe.fp8_filter or "auto",
+    )
+    optimizer = make_optimizer(model, recipe.optimizer)
+    if compiled:
+        compile_blocks(model, whole=report.eager is None)
+    schedule = Schedule.of(
+        job.steps or UNSCHEDULED_STEPS, warmup=recipe.optimizer.warmup, cooldown=recipe.optimizer.cooldown
+    )
+    return Training(
+        job=job,
+        device=device,
+        batches=batches,
+        model=model,
+        report=report,
+        optimizer=optimizer,
+        schedule=schedule,
+    )
 
 
 def thinned(losses: list[float], *, tokens_per_step: int) -> tuple[tuple[int, float], ...]:

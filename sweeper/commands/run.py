@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sweeper.commands.arguments import RUNS
-from sweeper.values.errors import CantWrite, UsageError
+from sweeper.values.errors import UsageError
 from sweeper.values.labels import listed
 from sweeper.values.machine import Machines, this_machine
 from sweeper.values.paths import results_in, shown
@@ -94,9 +94,9 @@ def execute(
     start: Callable[[float], bool] = lambda seconds: True,
 ) -> None:
     """Do what is missing, if `start` says so, then report. `options` are for the in-process runner's jobs."""
-    from sweeper.report.tables import summary
     from sweeper.runners.data.inventory import fingerprint
     from sweeper.runners.training.job_run import settle_threads
+    from sweeper.running.under_way import Devices, run_study
     from sweeper.tracking.tracker import default_uri
 
     def runner(session: Session) -> None:
@@ -110,22 +110,14 @@ def execute(
 
     if in_process:
         settle_threads(cpus)
-    with results_in(run.folder.root):
-        records, result, untracked = run.run(
-            runner,
-            console=console,
-            tracking_uri=default_uri(out),
-            at_a_time=1 if in_process else machines.room(cpus=cpus, gpus=gpus),
-            device="cuda" if gpus else "cpu",
-            kinds=() if in_process else machines.kinds(cpus=cpus, gpus=gpus),
-            fingerprint_of=lambda name, vocab_size: fingerprint(name, run.plan.data_path, vocab_size),
-            start=start,
-        )
-    console.print(summary(result))
-    console.print(f"report: {shown(run.folder.report)}   curves and runs: sweeper ui")
-    run.raise_if_failed(records)
-    if untracked:
-        raise CantWrite(f"MLflow's store {untracked} can't be written; the ledger and the report are whole")
+    devices = Devices(
+        runner=runner,
+        device="cuda" if gpus else "cpu",
+        at_a_time=1 if in_process else machines.room(cpus=cpus, gpus=gpus),
+        kinds=() if in_process else machines.kinds(cpus=cpus, gpus=gpus),
+        fingerprint_of=lambda name, vocab_size: fingerprint(name, run.plan.data_path, vocab_size),
+    )
+    run_study(run, devices, console=console, tracking_uri=default_uri(out), start=start)
 
 
 def _run_on_ray(session: Session, run: StudyRun, *, machines: Machines, cpus: int, gpus: int) -> None:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from sweeper.ledger.typed import AskedLine, FailedLine, FinalLine, JobLine, Line, MeasuredLine, Outcome, RungLine
-from sweeper.search.driver import State
+from sweeper.search.state.results import RunState
 from sweeper.values.records import Job
 
 MANY = 1000
@@ -31,13 +31,13 @@ class Progress:
         console: Console,
         *,
         jobs: Mapping[str, Job],
-        states: Callable[[], Mapping[str, State]],
+        states: Callable[[], Mapping[str, RunState]],
         label: Callable[[Job], str],
         at_a_time: int = 1,
         more: Callable[[], int] = lambda: 0,
     ) -> None:
         self._more = more
-        self._last_states: list[State] = []
+        self._last_states: list[RunState] = []
         self._look_again_at = 0.0
         self._ended_since = 0
         self._console, self._jobs, self._states, self._label = console, jobs, states, label
@@ -119,7 +119,7 @@ class Progress:
         running = [f"\n  {self._name(self._asked[i])}: {what}" for i, what in self._current.items() if i in self._asked]
         return Text(text + "".join(running))
 
-    def _fresh_states(self) -> list[State]:
+    def _fresh_states(self) -> list[RunState]:
         """Of all jobs; of very many, not more often than their number allows to count them."""
         began = time.monotonic()
         if len(self._last_states) < MANY or began > self._look_again_at:

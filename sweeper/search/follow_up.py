@@ -13,8 +13,9 @@ from typing import Any
 
 from sweeper.planning.resolving import JobSettings, MicroBatches, Untrainable
 from sweeper.search._base import Strategy
-from sweeper.search.driver import Driver, State
+from sweeper.search.driver import Driver
 from sweeper.search.grid import Grid
+from sweeper.search.state.results import RunState
 from sweeper.values.events import Continue, Done, Event, Final, Rung, Speed, Stop, Wait
 from sweeper.values.records import Config, Job
 
@@ -166,7 +167,7 @@ class FollowUpDriver(Driver):
         """The study's, and those of the follow-ups once they are chosen."""
         return super().jobs if self._later is None else {**self._later.jobs, **super().jobs}
 
-    def states(self) -> dict[str, State]:
+    def states(self) -> dict[str, RunState]:
         """What has become of every wanted job, the follow-ups' last."""
         own, later = super().states(), self._follow_ups()
         return own if later is None else {**own, **{i: state for i, state in later.states().items() if i not in own}}

@@ -10,8 +10,8 @@ from sweeper.ledger.typed import AskedLine, FailedLine, Line, Outcome, RungLine
 from sweeper.measurements.measured import PlannedPoint, Seeds, micro_batches
 from sweeper.planning.resolving import JobSettings, of_each
 from sweeper.search.driver import Driver
-from sweeper.search.driver import State as DriverState
 from sweeper.search.grid import Grid
+from sweeper.search.state.results import RunState
 from sweeper.values.events import Event, Rung
 from sweeper.values.records import Job
 
@@ -68,7 +68,7 @@ def _driver(planned: Sequence[PlannedPoint], seeds: int | Mapping[str, int]) -> 
     return driver
 
 
-def _job_state(driver: Driver, job_id: str, done: DriverState, latest: AskedLine | Outcome | None) -> JobState:
+def _job_state(driver: Driver, job_id: str, done: RunState, latest: AskedLine | Outcome | None) -> JobState:
     job, outcome, reason = driver.jobs[job_id], driver.outcome(job_id), driver.reason(job_id)
     why, to_do = latest.error if isinstance(latest, FailedLine) else "", False
     state: State

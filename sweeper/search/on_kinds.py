@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from sweeper.planning.outcomes import Outcome, Outcomes, precision_used
 from sweeper.planning.resolving import ProbeLadder, ladders
-from sweeper.search.driver import Driver, State
+from sweeper.search.driver import Driver
+from sweeper.search.state.results import RunState
 from sweeper.values.events import Continue, Done, Event, Failed, Final, Rung, Speed, Stop, Wait
 from sweeper.values.records import Job
 
@@ -80,7 +81,7 @@ class OnKinds:
                 self._beside[job.on].tell(event)
         return self.driver.tell(event)
 
-    def states(self) -> dict[str, State]:
+    def states(self) -> dict[str, RunState]:
         """What has become of every wanted job: those of the Driver, then those beside it."""
         beside = [probes.states() for probes in self._beside.values()]
         return {job_id: state for states in (self.driver.states(), *beside) for job_id, state in states.items()}
@@ -147,13 +148,13 @@ class _Probes:
         else:
             self._outcomes.add(event, own=own)
 
-    def states(self) -> dict[str, State]:
+    def states(self) -> dict[str, RunState]:
         """By id, what has become of every probe that is wanted as far as is known."""
         self._look()
         wanted = [probe for ladder in self._ladders.values() for probe in ladder.wanted(self.outcome)]
         return {self._here(probe).job_id: self._state(probe) for probe in wanted}
 
-    def _state(self, probe: Job) -> State:
+    def _state(self, probe: Job) -> RunState:
         outcome = self.outcome(probe)
         if outcome is not None:
             return "failed" if outcome == "unavailable" else "done"

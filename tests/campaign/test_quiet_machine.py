@@ -49,7 +49,7 @@ def test_little_time_passes_between_jobs(tmp_path, monkeypatch):
 
 
 def test_a_shape_leaves_three_megabytes_in_its_process_at_most(tmp_path, monkeypatch):
-    monkeypatch.setattr("sweeper.runners.training.trial.PROBE_WINDOW_SECONDS", 0.01)
+    monkeypatch.setattr("sweeper.runners.training.step_times.PROBE_WINDOW_SECONDS", 0.01)
     write_chain(tmp_path)
     resident = []
     for width in range(16 * 16, 0, -16):  # the largest first, as what it took from the system stays

@@ -13,7 +13,7 @@ from sweeper.values.run_folder import RunFolder
 @pytest.fixture(autouse=True)
 def _brief_windows(monkeypatch):
     """What is timed for the speed alone takes a tenth of a second, not two and a half."""
-    monkeypatch.setattr("sweeper.runners.training.trial.PROBE_WINDOW_SECONDS", 0.02)
+    monkeypatch.setattr("sweeper.runners.training.step_times.PROBE_WINDOW_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from command_cases import TRAIN, make_place
 from ledger_lines import plain_lines
 
 from sweeper.commands.main import main
-from sweeper.runners.training import trial
+from sweeper.runners.training import step_times, trial
 from sweeper.tracking.tracker import Tracker
 
 RUN = "run tiny.yaml --runner in-process"
@@ -92,7 +92,7 @@ if __name__ == "__main__":
         make_place(Path(sys.argv[1]), patch)
         found = {"results": [of_results(size) for size in SIZES]}
         patch.setattr(trial, "run_job", real_job)
-        patch.setattr(trial, "PROBE_WINDOW_SECONDS", 0.02)
+        patch.setattr(step_times, "PROBE_WINDOW_SECONDS", 0.02)
         found["train"] = of_train()
         patch.setattr("sweeper.tracking.tracker.Tracker", real)
         patch.setattr("sweeper.tracking.sync.Tracker", real)

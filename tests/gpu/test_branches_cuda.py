@@ -9,7 +9,7 @@ from trial_jobs import write_chain
 
 from sweeper.runners.data.dataset import open_data, train_batches
 from sweeper.runners.training import branches
-from sweeper.runners.training.training import Training
+from sweeper.runners.training.training import build_training
 
 pytestmark = pytest.mark.gpu
 
@@ -24,7 +24,7 @@ def test_a_training_comes_back_as_it_left(tmp_path, optimizer):
     run, device = replace(plain, device="cuda", shared_ok=True, branch_at=(0.5,)), torch.device("cuda", 0)
     dataset = open_data("chain", run.data_path, 16)
     batches, own = (train_batches(dataset, seed=0, batch_size=8, seq_len=64, device=device, skip=n) for n in (0, 40))
-    training = Training(job=run, device=device, batches=batches)
+    training = build_training(job=run, device=device, batches=batches)
     training.timed_steps(5)
     ((_, schedule),) = branches.planned(run, training.schedule)
     before = [tensor.clone() for tensor in state(training)]

@@ -9,7 +9,7 @@ from trial_jobs import write_chain
 
 from sweeper.runners.data.dataset import open_data, train_batches
 from sweeper.runners.training.checkpoint import Checkpoints
-from sweeper.runners.training.training import Training
+from sweeper.runners.training.training import build_training
 from sweeper.runners.training.trial import run_job
 
 pytestmark = pytest.mark.gpu
@@ -36,7 +36,7 @@ def test_a_training_goes_on(tmp_path, optimizer):
     assert saved.header.step == 40
     device = torch.device("cuda", 0)
     batches = train_batches(dataset, seed=0, batch_size=8, seq_len=64, device=device)
-    training = Training(job=run, device=device, batches=batches)
+    training = build_training(job=run, device=device, batches=batches)
     saved.load_into(training)
     states = [tensor for state in training.optimizer.state.values() for tensor in state.values()]
     assert {tensor.device for tensor in states} == {device}

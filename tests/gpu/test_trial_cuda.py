@@ -8,7 +8,7 @@ import torch
 import trial_jobs
 from trial_jobs import write_chain
 
-from sweeper.runners.training.training import Training
+from sweeper.runners.training.training import Training, build_training
 from sweeper.runners.training.trial import run_job
 
 pytestmark = pytest.mark.gpu
@@ -138,7 +138,7 @@ def test_the_record_tells_the_attention_kernel_that_runs(chain, precision):
     run = job(chain, shape=shape, precision=precision, seq_len=1024, tokens_per_step=8192, steps=2)
     *_, last = run_job(run)
     inputs = torch.randint(0, 16, (8, 1024), device="cuda")
-    training = Training(job=run, device=torch.device("cuda", 0), batches=iter([(inputs, inputs)]))
+    training = build_training(job=run, device=torch.device("cuda", 0), batches=iter([(inputs, inputs)]))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         training.step()
     names = {event.key for event in profiler.key_averages() if "scaled_dot_product_" in event.key}
@@ -148,7 +148,7 @@ def test_the_record_tells_the_attention_kernel_that_runs(chain, precision):
 
 
 def test_a_step_never_waits_for_the_device(chain):
-    training = Training(job=job(chain, precision="bf16"), device=torch.device("cuda", 0), batches=iter([]))
+    training = build_training(job=job(chain, precision="bf16"), device=torch.device("cuda", 0), batches=iter([]))
     inputs = torch.randint(0, 16, (8, 64), device="cuda")
     training.batches = iter([(inputs, inputs)] * 4)
     training.step()

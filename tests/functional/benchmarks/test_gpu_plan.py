@@ -328,7 +328,7 @@ def test_kernels_compiled_ahead_for_one_layer_serve_a_deeper_model(tmp_path):
     deeper = jobs.Bench(found).job({**scale.flagship, "n_layers": 3}, "bf16", batch_size=8)
     module("sweeper.model.compile").forget_compiled()
     batch = torch.zeros(8, scale.seq_len, dtype=torch.int64)
-    training = module("sweeper.runners.training.training").Training(
+    training = module("sweeper.runners.training.training").build_training(
         job=deeper, device=torch.device("cpu"), batches=iter([(batch, batch)])
     )
     training.step()

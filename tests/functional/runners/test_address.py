@@ -217,11 +217,11 @@ def test_kinds_of_device_are_said_and_the_one_with_most_room_comes_first(place, 
     monkeypatch.setattr(survey, "survey", lambda address: there)
     asked = {}
 
-    def interrupted(run, runner, **options):
-        asked.update(options)
+    def interrupted(run, devices, **options):
+        asked["kinds"] = devices.kinds
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sweeper.running.study_run.StudyRun.run", interrupted)
+    monkeypatch.setattr("sweeper.running.under_way.run_study", interrupted)
     assert main.main(["run", "tiny.yaml", "--address", "h:1"]) == 130
     assert asked["kinds"] == ("H100", "A100")
     said = " ".join(capsys.readouterr().out.split())

@@ -9,7 +9,7 @@ from ledger_lines import event_of
 from trial_jobs import job, write_chain
 
 from sweeper.ledger.lines import event_record
-from sweeper.runners.training import branches, clock, training, trial
+from sweeper.runners.training import branches, clock, step_times, training
 from sweeper.runners.training.checkpoint import Checkpoints
 from sweeper.runners.training.training import Training
 from sweeper.runners.training.trial import run_job
@@ -29,7 +29,7 @@ def chain(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def timed_briefly(monkeypatch):
-    monkeypatch.setattr(trial, "PROBE_WINDOW_SECONDS", 0.01)
+    monkeypatch.setattr(step_times, "PROBE_WINDOW_SECONDS", 0.01)
 
 
 def outcome_of(run, **options):

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from trial_jobs import job, write_chain
 
-from sweeper.model.compile import compiled_graphs, forget_compiled, set_loss
+from sweeper.model.compile import compiled_graphs, forget_compiled
+from sweeper.model.loss import LOSS_ON
 from sweeper.runners.data.dataset import held_out_batches, open_data
-from sweeper.runners.training.training import Training, evaluate
+from sweeper.runners.training.evaluation import evaluate
+from sweeper.runners.training.training import build_training
 
 CPU = torch.device("cpu")
 WINDOWS, SEQ_LEN = 10, 64
@@ -35,7 +37,7 @@ def training_of(chain, **changed):
     rows = torch.arange(changed["batch_size"]) % len(inputs)
     run = job(chain, **changed)
     run = replace(run, config=replace(run.config, recipe=replace(run.config.recipe, tokens_per_step=rows.numel() * 64)))
-    training = Training(job=run, device=CPU, batches=iter([(inputs[rows], targets[rows])] * 3))
+    training = build_training(job=run, device=CPU, batches=iter([(inputs[rows], targets[rows])] * 3))
     for _ in range(3):
         training.step()
     return training
@@ -68,10 +70,10 @@ def test_the_loss_is_that_of_the_windows_whatever_the_micro_batch(chain, batch_s
 
 @pytest.mark.parametrize("variant", ["full", "chunked"])
 @pytest.mark.parametrize("settings", [{"precision": "bf16"}, FP8], ids=["bf16", "fp8"])
-def test_filling_up_a_batch_changes_nothing_in_other_precisions_and_variants(chain, settings, variant):
+def test_filling_up_a_batch_changes_nothing_in_other_precisions_and_variants(chain, monkeypatch, settings, variant):
     """Under FP8 scales span the batch, so the rows that fill it up are those that it has."""
+    monkeypatch.setitem(LOSS_ON, "cpu", variant)
     training = training_of(chain, batch_size=16, shape={"vocab_size": 50, "n_layers": 2}, **settings)
-    set_loss(training.model, compiled=False, name=variant)
     inputs, targets = next(held_out(chain, 7))
     with training.autocast():
         alone = training.model.loss_value(inputs, targets).item()

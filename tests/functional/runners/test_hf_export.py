@@ -8,7 +8,7 @@ import transformers
 from trial_jobs import job, write_chain
 
 from sweeper.model.shape import Shape, llama_config
-from sweeper.model.transformer import build
+from sweeper.model.transformer import build_model
 from sweeper.runners.data.dataset import held_out_batches, open_data
 from sweeper.runners.training.checkpoint import Checkpoints, parameters_of
 from sweeper.runners.training.hf_export import export, export_finished
@@ -39,7 +39,7 @@ def test_the_exported_model_has_the_logits_of_ours(chain, tmp_path, tied, base):
     llama, loading = transformers.LlamaForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(loading.values()), loading
 
-    ours = build(
+    ours = build_model(
         run.config.shape, seq_len=64, seed=9, device=torch.device("cpu"),
         parametrization=parametrization_for(run.config.shape, base),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from trial_jobs import job, write_chain
 from sweeper.ledger.lines import event_record
 from sweeper.runners.data.dataset import held_out_batches, open_data
 from sweeper.runners.training.job_run import DEFAULT_TARGET, JobRun
-from sweeper.runners.training.training import Training, thinned
+from sweeper.runners.training.training import Training, build_training, thinned
 from sweeper.runners.training.trial import run_job
 from sweeper.values.schedule import Schedule
 from tests.fakes import FakeTime
@@ -149,10 +149,10 @@ def test_the_six_clocks_add_up_to_what_the_job_took(chain, monkeypatch, steps, k
         real(self)
 
     monkeypatch.setattr(Training, "step", step)
-    monkeypatch.setattr("sweeper.runners.training.trial.PROBE_WINDOW_SECONDS", 0.5)
+    monkeypatch.setattr("sweeper.runners.training.step_times.PROBE_WINDOW_SECONDS", 0.5)
     monkeypatch.setattr("sweeper.runners.training.clock.time", clock)
     monkeypatch.setattr("sweeper.runners.training.training.time", clock)
-    monkeypatch.setattr("sweeper.runners.training.trial.evaluate", lambda *_: (clock.advance(0.25), (2.0, 512))[1])
+    monkeypatch.setattr("sweeper.runners.training.evaluation.evaluate", lambda *_: (clock.advance(0.25), (2.0, 512))[1])
     events = run_job(job(chain[0], steps=steps, kind=kind))
     rungs = 0
     while (outcome := next(events)).type == "rung":
@@ -210,8 +210,8 @@ def test_weight_decay_and_clipping_are_those_of_adamw(chain):
     run = job(chain[0], steps=3, optimizer={"warmup": 0.0, "cooldown": 0.0, "weight_decay": 0.5, "grad_clip": 0.1})
     inputs = torch.randint(0, 16, (8, 64), generator=torch.Generator().manual_seed(0))
     batch = (inputs, inputs.roll(-1, dims=1))
-    ours = Training(job=run, device=torch.device("cpu"), batches=iter([batch] * 3))
-    theirs = Training(job=run, device=torch.device("cpu"), batches=iter([]))
+    ours = build_training(job=run, device=torch.device("cpu"), batches=iter([batch] * 3))
+    theirs = build_training(job=run, device=torch.device("cpu"), batches=iter([]))
     parameters = list(theirs.model.parameters())
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
     for t in range(1, 4):

@@ -14,8 +14,8 @@ from sweeper.runners import in_process
 from sweeper.runners.device import device_state, measuring
 from sweeper.runners.device.memory import resident_bytes
 from sweeper.runners.device.peaks import Peak
-from sweeper.runners.training import between_jobs, surroundings, trial
-from sweeper.runners.training.training import Training
+from sweeper.runners.training import attempt, between_jobs, surroundings, trial
+from sweeper.runners.training.training import Training, build_training
 from sweeper.running.progress import Progress
 from sweeper.running.session import Session
 from sweeper.tracking.projection import Projection
@@ -33,7 +33,7 @@ def chain(tmp_path_factory):
 @pytest.fixture
 def brief(monkeypatch):
     """Windows that are taken for the speed alone last a hundredth of a second."""
-    monkeypatch.setattr("sweeper.runners.training.trial.PROBE_WINDOW_SECONDS", 0.01)
+    monkeypatch.setattr("sweeper.runners.training.step_times.PROBE_WINDOW_SECONDS", 0.01)
 
 
 def last(run):
@@ -136,7 +136,7 @@ class Synchronisations(TorchDispatchMode):
 def test_a_step_never_waits_for_a_value(chain, optimizer):
     inputs = torch.randint(0, 16, (4, 64))
     run = job(chain, batch_size=4, optimizer=optimizer)
-    training = Training(job=run, device=torch.device("cpu"), batches=iter([(inputs, inputs)] * 6))
+    training = build_training(job=run, device=torch.device("cpu"), batches=iter([(inputs, inputs)] * 6))
     with Synchronisations() as mode:
         training.step()
         training.step()
@@ -169,7 +169,7 @@ def test_a_nan_under_fp8_is_trained_again_in_bf16_with_the_same_seed(chain, brie
 def test_nothing_of_a_training_lost_to_a_nan_lives_beside_the_next(chain, brief, monkeypatch, jobs_freeze, compile):
     """Compiled blocks are in cycles that `gc.freeze` keeps from being collected."""
     held, alive, peaks = [], [], []
-    real = trial._Run.build
+    real = attempt.build_training
 
     def loses(training):
         if training.job.precision == "fp8":
@@ -178,11 +178,11 @@ def test_nothing_of_a_training_lost_to_a_nan_lives_beside_the_next(chain, brief,
             peaks.append(9 * 2**30)
         lose(training)
 
-    def builds(run, dataset):
+    def builds(**parts):
         alive.append(sum(one() is not None for one in held))
-        real(run, dataset)
+        return real(**parts)
 
-    monkeypatch.setattr(trial._Run, "build", builds)
+    monkeypatch.setattr(attempt, "build_training", builds)
     monkeypatch.setattr(measuring, "reset_peak_memory", lambda device: peaks.__setitem__(slice(None), [2**30]))
     monkeypatch.setattr(measuring, "peak_memory_bytes", lambda device: max(peaks))
     plant(monkeypatch, at=20, happens=loses)
@@ -263,7 +263,7 @@ def test_a_cap_on_memory_ends_a_trial_on_a_cpu(chain, brief):
 )
 def test_a_probe_that_sizes_trainings_by_minutes_is_as_long_as_they_need(chain, monkeypatch, kind, length, seconds):
     """In a world where a step takes 10 ms."""
-    monkeypatch.setattr("sweeper.runners.training.trial.PROBE_WINDOW_SECONDS", 0.5)
+    monkeypatch.setattr("sweeper.runners.training.step_times.PROBE_WINDOW_SECONDS", 0.5)
     taken = []
 
     def steps(training, count):

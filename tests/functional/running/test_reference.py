@@ -32,7 +32,7 @@ def chain(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):
     """Windows that are taken for the speed alone last 10 ms; nothing is noted of what else the machine does."""
-    monkeypatch.setattr("sweeper.runners.training.trial.PROBE_WINDOW_SECONDS", 0.01)
+    monkeypatch.setattr("sweeper.runners.training.step_times.PROBE_WINDOW_SECONDS", 0.01)
     monkeypatch.setattr(measuring.OtherLoad, "cores", lambda self: 0.0)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from sweeper.model.parametrization import completep, standard
 from sweeper.model.shape import derive
-from sweeper.model.transformer import Block, RMSNorm, build
+from sweeper.model.transformer import Block, RMSNorm, build_model
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ def test_the_rules_are_those_worked_out_by_hand():
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_every_parameter_has_a_rule_and_every_rule_a_parameter(tied):
-    model = build(shape(tie_embeddings=tied), seq_len=8, seed=0, device=CPU)
+    model = build_model(shape(tie_embeddings=tied), seq_len=8, seed=0, device=CPU)
     names = [name for name, _ in model.named_parameters()]
     used = {id(model.parametrization.rule(name)) for name in names}
     assert used == {id(rule) for rule in model.parametrization.rules.values()}
@@ -50,7 +50,7 @@ def test_every_parameter_has_a_rule_and_every_rule_a_parameter(tied):
 
 def test_parameters_start_with_the_deviation_that_their_rule_says():
     made = completep(shape(), n_layers=2, d_model=32, ffn_hidden=32)
-    model = build(shape(), seq_len=8, seed=0, device=CPU, parametrization=made)
+    model = build_model(shape(), seq_len=8, seed=0, device=CPU, parametrization=made)
     for name, parameter in model.named_parameters():
         std = made.rule(name).init_std
         if std is None:
@@ -68,8 +68,8 @@ def test_at_the_base_itself_both_parametrizations_are_the_same(tied):
 
 def test_the_same_seed_draws_the_same_values_scaled():
     made = completep(shape(), n_layers=2, d_model=32, ffn_hidden=32)
-    ours = build(shape(), seq_len=8, seed=3, device=CPU, parametrization=made)
-    plain = build(shape(), seq_len=8, seed=3, device=CPU)
+    ours = build_model(shape(), seq_len=8, seed=3, device=CPU, parametrization=made)
+    plain = build_model(shape(), seq_len=8, seed=3, device=CPU)
     for (name, own), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
         if (std := made.rule(name).init_std) is not None:
             torch.testing.assert_close(own, other * std / plain.parametrization.rule(name).init_std)
@@ -78,8 +78,8 @@ def test_the_same_seed_draws_the_same_values_scaled():
 def test_branches_and_the_heads_input_are_multiplied():
     """Folded into the weights, the multipliers make a standard model with the same logits."""
     made = completep(shape(), n_layers=2, d_model=32, ffn_hidden=32)
-    ours = build(shape(), seq_len=16, seed=0, device=CPU, parametrization=made)
-    plain = build(shape(), seq_len=16, seed=0, device=CPU)
+    ours = build_model(shape(), seq_len=16, seed=0, device=CPU, parametrization=made)
+    plain = build_model(shape(), seq_len=16, seed=0, device=CPU)
     plain.load_state_dict(ours.state_dict())
     tokens = torch.randint(0, 32, (2, 16), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_a_multiplier_of_one_changes_no_bit():
 
 def gradient_rms(of, base):
     """Each kind of parameter's root mean square gradient at the start, by its name within its block."""
-    model = build(of, seq_len=32, seed=0, device=CPU, parametrization=completep(of, **base))
+    model = build_model(of, seq_len=32, seed=0, device=CPU, parametrization=completep(of, **base))
     tokens = torch.randint(0, 32, (16, 33), generator=torch.Generator().manual_seed(0))
     model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
     squares = {}

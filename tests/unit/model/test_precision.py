@@ -11,7 +11,7 @@ from torch import nn
 
 from sweeper.model import precision
 from sweeper.model.shape import derive
-from sweeper.model.transformer import Transformer, build
+from sweeper.model.transformer import Transformer, build_model
 
 CPU = torch.device("cpu")
 SMALL = {"n_layers": 2, "d_model": 64, "head_dim": 16, "n_kv_heads": 2, "ffn_hidden": 160, "vocab_size": 64,
@@ -19,7 +19,7 @@ SMALL = {"n_layers": 2, "d_model": 64, "head_dim": 16, "n_kv_heads": 2, "ffn_hid
 
 
 def model_of(*, seq_len=16, **changed):
-    return build(derive({**SMALL, **changed}), seq_len=seq_len, seed=0, device=CPU)
+    return build_model(derive({**SMALL, **changed}), seq_len=seq_len, seed=0, device=CPU)
 
 
 def applied(model, layer_filter="none"):
@@ -219,10 +219,10 @@ CONVERT_AND_COMPILE = """
 import torch
 from sweeper.model import precision
 from sweeper.model.shape import derive
-from sweeper.model.transformer import build
+from sweeper.model.transformer import build_model
 shape = derive({"n_layers": 1, "d_model": 16, "head_dim": 16, "n_kv_heads": 1, "ffn_hidden": 16, "vocab_size": 16,
                 "tie_embeddings": True})
-model = build(shape, seq_len=16, seed=0, device=torch.device("cpu"))
+model = build_model(shape, seq_len=16, seed=0, device=torch.device("cpu"))
 assert precision.apply(model, name="fp8", device=torch.device("cpu"), layer_filter="none").converted == 4
 down = model.blocks[0].ffn.down
 down.compile(fullgraph=True, dynamic=False)

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from sweeper.model.shape import derive
-from sweeper.model.transformer import Transformer, build, rotary_tables
+from sweeper.model.transformer import Transformer, build_model, rotary_tables
 from tests.examples import examples
 
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def test_logits_equal_llamas_with_the_same_weights(seed):
     with torch.no_grad():
         for parameter in llama.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    model = build(shape, seq_len=64, seed=0, device=CPU)
+    model = build_model(shape, seq_len=64, seed=0, device=CPU)
     load_from_llama(model, llama)
     tokens = torch.randint(0, shape.vocab_size, (2, 48))
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_logits_equal_llamas_with_the_same_weights(seed):
 def test_gradients_equal_llamas():
     shape = random_shape(random.Random(7))
     llama = transformers.LlamaForCausalLM(llama_config(shape))
-    model = build(shape, seq_len=64, seed=0, device=CPU)
+    model = build_model(shape, seq_len=64, seed=0, device=CPU)
     load_from_llama(model, llama)
     tokens = torch.randint(0, shape.vocab_size, (2, 33))
     model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
@@ -107,7 +107,7 @@ def test_gradients_equal_llamas():
 
 def test_no_position_sees_a_later_token():
     shape = random_shape(random.Random(3))
-    model = build(shape, seq_len=32, seed=1, device=CPU)
+    model = build_model(shape, seq_len=32, seed=1, device=CPU)
     tokens = torch.randint(0, shape.vocab_size, (1, 32))
     changed = tokens.clone()
     changed[0, 20] = (changed[0, 20] + 1) % shape.vocab_size
@@ -120,9 +120,9 @@ def test_no_position_sees_a_later_token():
 def test_the_seed_alone_fixes_initialisation():
     shape = random_shape(random.Random(5))
     torch.manual_seed(1)
-    first = build(shape, seq_len=8, seed=3, device=CPU)
+    first = build_model(shape, seq_len=8, seed=3, device=CPU)
     torch.manual_seed(2)
-    again, other = (build(shape, seq_len=8, seed=seed, device=CPU) for seed in (3, 4))
+    again, other = (build_model(shape, seq_len=8, seed=seed, device=CPU) for seed in (3, 4))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(first.embedding.weight, other.embedding.weight)
 
@@ -134,7 +134,7 @@ def test_a_wrong_count_never_runs(monkeypatch):
         lambda _shape, **settings: Transformer(random_shape(random.Random(6)), **settings),
     )
     with pytest.raises(RuntimeError, match="as built"):
-        build(shape, seq_len=8, seed=0, device=CPU)
+        build_model(shape, seq_len=8, seed=0, device=CPU)
 
 
 def test_rotary_tables_are_rotations():

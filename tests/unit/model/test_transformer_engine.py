@@ -16,7 +16,7 @@ from trial_jobs import job, write_chain
 from sweeper.model import compile as compilation
 from sweeper.model import precision
 from sweeper.model.shape import derive
-from sweeper.model.transformer import build
+from sweeper.model.transformer import build_model
 from sweeper.runners.training.trial import run_job
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def te(monkeypatch):
 
 
 def model_of(**changed):
-    return build(derive({**SMALL, **changed}), seq_len=16, seed=0, device=CPU)
+    return build_model(derive({**SMALL, **changed}), seq_len=16, seed=0, device=CPU)
 
 
 def applied(model, layer_filter="none"):

@@ -99,10 +99,10 @@ def test_the_gradient_of_the_logits_takes_their_place():
     """In fp32, where a processor's matmul needs no room of its own; the full loss, as CUDA takes it."""
     forget_compiled()
     shape = derive({"n_layers": 1, "d_model": 64, "head_dim": 32, "vocab_size": 4096, "tie_embeddings": False})
-    head = Head(shape, nn.Parameter(torch.empty(0)))
+    loss = make_loss(activation_memory.LOSS_ON["cuda"], compiled=True)
+    head = Head(shape, nn.Parameter(torch.empty(0)), cross_entropy=loss)
     head.weight = nn.Parameter(torch.randn(shape.vocab_size, shape.d_model) * 0.02)
     head.norm.compile(fullgraph=True, dynamic=False)
-    head.cross_entropy = make_loss(activation_memory.LOSS_ON["cuda"], compiled=True)
     x_BTD = torch.randn(2, 512, shape.d_model, requires_grad=True)
     targets_BT = torch.randint(shape.vocab_size, (2, 512))
 

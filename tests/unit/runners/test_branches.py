@@ -182,7 +182,7 @@ def test_a_study_asks_for_them_and_a_profile_may_take_them_out(tmp_path):
 
 
 def test_the_census_says_which_are_trained_again_for_their_branches(tmp_path):
-    from sweeper.running.study_run import _census
+    from sweeper.running.preparation import census
     from sweeper.search.on_kinds import OnKinds
 
     (tmp_path / "x.yaml").write_text(STUDY)
@@ -190,7 +190,7 @@ def test_the_census_says_which_are_trained_again_for_their_branches(tmp_path):
     run = StudyRun(loaded=loaded, plan=make_plan(loaded, cpus=2), folder=RunFolder(root=tmp_path))
     job = run.search.driver().ask()
     records = [line_of(make_final(job))]
-    census = _census(OnKinds(run.replayed(records)), records, branch_at=(0.25, 0.5))
-    assert census == "0 kept, 2 to do, 1 of them again, as they ran without these branches"
+    said = census(OnKinds(run.replayed(records)), records, branch_at=(0.25, 0.5))
+    assert said == "0 kept, 2 to do, 1 of them again, as they ran without these branches"
     records = [line_of(make_final(job, branches=taken(0.25, 0.5)))]
-    assert _census(OnKinds(run.replayed(records)), records, branch_at=(0.25, 0.5)) == "1 kept, 1 to do"
+    assert census(OnKinds(run.replayed(records)), records, branch_at=(0.25, 0.5)) == "1 kept, 1 to do"

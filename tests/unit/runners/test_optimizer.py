@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.model.shape import derive
-from sweeper.model.transformer import build
+from sweeper.model.transformer import build_model
 from sweeper.runners.training.muon import orthogonalise
 from sweeper.runners.training.optimizer import make_optimizer, parametrization_for
-from sweeper.runners.training.training import Training
+from sweeper.runners.training.training import build_training
 from sweeper.values.records import Base, Config, Execution, Job, Optimizer, Recipe
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ MUON = Optimizer(name="muon", lr=3e-3, weight_decay=0.2, momentum=0.9)
 def model_of(*, base=None, **changed):
     fields = {"n_layers": 2, "d_model": 32, "n_heads": 4, "n_kv_heads": 2, "ffn_hidden": 48, "vocab_size": 16}
     shape = derive({**fields, "tie_embeddings": True, **changed})
-    return build(shape, seq_len=8, seed=0, device=CPU, parametrization=parametrization_for(shape, base))
+    return build_model(shape, seq_len=8, seed=0, device=CPU, parametrization=parametrization_for(shape, base))
 
 
 def give_gradients(model, seed):
@@ -198,7 +198,7 @@ def test_the_schedule_multiplies_each_groups_own_peak(asked, peaks):
         kind="train", config=Config(shape=model.shape, recipe=recipe), execution=Execution(batch_size=4, compile=True)
     )
     tokens = torch.randint(0, 16, (4, 8), generator=torch.Generator().manual_seed(0))
-    training = Training(job=job, device=CPU, batches=iter([(tokens, tokens)] * 10))
+    training = build_training(job=job, device=CPU, batches=iter([(tokens, tokens)] * 10))
     assert {group["peak_lr"] for group in training.optimizer.param_groups} == peaks
     rates = []
     for _ in range(10):

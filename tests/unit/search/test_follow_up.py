@@ -20,7 +20,7 @@ from sweeper.planning.tokens import longer as longer_recipe
 from sweeper.report.frontier_json import frontier_json
 from sweeper.report.page.html import render
 from sweeper.report.tables import status_json, summary
-from sweeper.running import study_run
+from sweeper.running.preparation import census
 from sweeper.running.study_run import StudyRun
 from sweeper.search.follow_up import Candidate, FollowUp, FollowUpDriver, chosen
 from sweeper.search.grid import Grid
@@ -227,7 +227,7 @@ def test_a_study_is_followed_up_reported_and_done(tmp_path):
     assert said["agreement"]["tau"] == pytest.approx(kendalltau(before, after).statistic)
     assert {flip["labels"][0] for flip in said["agreement"]["flips"]} == {"L6"}
     console = Console(width=140, file=io.StringIO())
-    console.print(summary(found))
+    console.print(summary(found, details=True))
     text = " ".join(console.file.getvalue().split())
     assert "Would it hold for longer?" in text
     assert "config 1.00M tokens 4.00M tokens" in text
@@ -249,11 +249,11 @@ def test_what_is_to_come_is_planned_and_counted(tmp_path):
     without = open_study(tmp_path, profile="fast")
     assert without.seconds_missing(without.search.driver()) < whole
     assert not any("follow_up" in note for note in without.plan.notes)
-    assert study_run._census(OnKinds(run.search.driver()), []) == "24 jobs to do"
+    assert census(OnKinds(run.search.driver()), []) == "24 jobs to do"
     records = records_of(run, until=17)
     lines = as_lines(records)
     driver = run.replayed(lines)
-    assert study_run._census(OnKinds(driver), lines) == "17 kept, 7 to do"
+    assert census(OnKinds(driver), lines) == "17 kept, 7 to do"
     assert run.frontier(lines).to_do == 7
     points = [*run.points(driver, lines), *run.follow_ups(driver).values()]
     status = status_json(lines, points, seeds=run.seeds(driver, lines), live=False)

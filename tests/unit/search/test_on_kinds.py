@@ -15,7 +15,7 @@ from sweeper.ledger.lines import asked_record, event_record
 from sweeper.ledger.typed import MeasuredLine
 from sweeper.planning.outcomes import MAX_ATTEMPTS
 from sweeper.planning.resolving import MicroBatches
-from sweeper.running.study_run import kinds_as_before
+from sweeper.running.preparation import kinds_as_before
 from sweeper.search import make_strategy
 from sweeper.search.driver import Driver
 from sweeper.search.grid import Grid

@@ -84,14 +84,14 @@ def test_pure_noise_puts_hardly_anything_last():
     assert sum(map(len, found)) / (10 * 15) < 0.1
 
 
-def driver(method="random", trials=12, spare=2, seeds=1, configs=CONFIGS):
+def driver(method="random", trials=12, spare=2, seeds=1, configs=CONFIGS, pruning=Pruning):
     ladder = MicroBatches(executions=(Execution(batch_size=4, compile=True),), probed=True)
     asked = None if trials is None else trials * spare
     return Driver(
         make_strategy(method, configs, trials=asked, seed=3, axes=AXES, objectives=OBJECTIVES),
         seeds=seeds,
         micro_batches=lambda config: ladder,
-        pruning=Pruning(axes=AXES),
+        pruning=pruning(axes=AXES),
         most_configs=trials,
     )
 
@@ -151,8 +151,7 @@ class Fickle(Pruning):
 
 
 def test_a_judgement_that_changes_costs_no_trial_more():
-    machine = driver()
-    machine._pruning = Fickle(axes=AXES)
+    machine = driver(pruning=Fickle)
     events = play(machine)
     assert len(trained(events)) == 12
     assert set(machine.seeds) == set(trained(events))
