@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from sweeper.runners.data.corpus import Corpus, open_corpus
-from sweeper.runners.data.shards import Span, check_tokens, find_shards, is_shards, sides
+from sweeper.runners.data.shards import Span, check_tokens, describe_splits, find_shards, is_shards
 from sweeper.runners.data.tokens import encode_corpus
 from sweeper.runners.device.host_memory import NoHostMemory, says_no_memory
 from sweeper.values.errors import DataError
@@ -120,7 +120,7 @@ def _open_shards(path: str, vocab_size: int) -> Dataset:
         token_bytes=None,
         fingerprint=fingerprint,
         vocab_size=vocab_size,
-        description=f"{path}: {sides(shards)}",
+        description=f"{path}: {describe_splits(shards)}",
     )
 
 

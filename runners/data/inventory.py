@@ -9,7 +9,14 @@ from itertools import pairwise
 
 from sweeper.runners.data.cache import read_meta, tokens_entry
 from sweeper.runners.data.corpus import HELD_OUT_FRACTION, find_summary, open_corpus, text_files
-from sweeper.runners.data.shards import check_tokens, count_tokens, find_shards, is_shards, refuse_narrow, sides
+from sweeper.runners.data.shards import (
+    check_tokens,
+    count_tokens,
+    describe_splits,
+    find_shards,
+    is_shards,
+    refuse_narrow,
+)
 from sweeper.values.errors import DataError
 
 BYTES_PER_TOKEN = (
@@ -82,7 +89,7 @@ def sides_of(path: str | None) -> Iterator[str]:
     if path is None or not os.path.exists(path):
         return
     if is_shards(path):
-        yield f"Data: {path}: {sides(find_shards(path))}."
+        yield f"Data: {path}: {describe_splits(find_shards(path))}."
         return
     files, left_out = text_files("", path)
     others = "".join(f", {count:,} × {kind} left out" for kind, count in left_out.items())

@@ -133,7 +133,7 @@ def is_held_out(name: str) -> bool:
     return not set(HELD_OUT_WORDS).isdisjoint(re.split("[^a-z]+", name.lower()))
 
 
-def sides(shards: ShardSet) -> str:
+def describe_splits(shards: ShardSet) -> str:
     """How many tokens of which files are on which side."""
     held_out = f"the end of {shards.held_out[0].path.name}" if shards.tail else _names(shards.held_out)
     return (

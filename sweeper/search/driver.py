@@ -158,7 +158,7 @@ class Driver:
 
     def _learn_from(self, final: Final) -> None:
         """Where it counts, the strategy observes it; one at another execution than this study's has no speed here."""
-        wanted = self._wanted.training(final.job.job_id)
+        wanted = self._wanted.trainings.get(final.job.job_id)
         if wanted is None or self._results.outcome(final.job.job_id) is not final:
             return
         self._selection.observe(self._results.on_search_device(final))

@@ -63,7 +63,7 @@ class OpenJobs:
 
     def _training(self, config_id: str, seed: int) -> Iterator[Job]:
         """A config's training with a seed, where it could run; one that is settled isn't looked at again."""
-        job = self._wanted.trainings_of(config_id)[seed]
+        job = self._wanted.trainings[self._wanted.training_ids(config_id)[seed]]
         state = self._results.state(job.job_id)
         if state in ("done", "failed") or not self._selection.is_trained(config_id, seed):
             self._trainings[seed].pop(config_id, None)
@@ -79,8 +79,8 @@ class OpenJobs:
     def reopen(self, config_ids: Iterable[str]) -> None:
         """Of configs about which something was told, what was settled may be open."""
         for config_id in config_ids:
-            for job in self._wanted.trainings_of(config_id):
-                there = self._trainings[job.seed]
-                if config_id not in there and self._results.state(job.job_id) == "missing":
+            for seed, job_id in enumerate(self._wanted.training_ids(config_id)):
+                there = self._trainings[seed]
+                if config_id not in there and self._results.state(job_id) == "missing":
                     still = {*there, config_id}
-                    self._trainings[job.seed] = {one: None for one in self._wanted.configs if one in still}
+                    self._trainings[seed] = {one: None for one in self._wanted.configs if one in still}

@@ -77,13 +77,13 @@ class Results:
 
     def outcome(self, job_id: str) -> Final | Speed | None:
         """The event that settled a job; None where there is none yet."""
-        told, training = self._told.counting(job_id), self._wanted.training(job_id)
-        if not told or training is None:
+        told = self._told.counting(job_id)
+        if not told or job_id not in self._wanted.trainings:
             return told[0] if told else None
         for event in told:
             if event.status != "out_of_memory":
                 return event
-        choice = self.choice(training.config.config_id)
+        choice = self.choice(self._wanted.trainings[job_id].config.config_id)
         if isinstance(choice, Settled):
             return next((event for event in told if event.job.execution == choice.execution), None)
         return None
@@ -97,7 +97,7 @@ class Results:
         return None if self.outcome(job_id) is not None else self._untrainable(job_id)
 
     def _untrainable(self, job_id: str) -> Untrainable | None:
-        training = self._wanted.training(job_id)
+        training = self._wanted.trainings.get(job_id)
         choice = None if training is None else self.choice(training.config.config_id)
         return choice if isinstance(choice, Untrainable) else None
 
@@ -106,7 +106,7 @@ class Results:
         if config_id not in self._choices:
             config, wanted = self._wanted.configs[config_id], self._wanted
             # How most of its trainings on this device type were resolved, the lowest seeds first.
-            kept = majority(one for job in wanted.trainings_of(config_id) for one in self._told.resolved(job.job_id))
+            kept = majority(one for job_id in wanted.training_ids(config_id) for one in self._told.resolved(job_id))
             probed, found = wanted.ladders_of(config_id), wanted.micro_batches_of(config)
             self._choices[config_id] = resolve(config, found, probed, self.of_probe, kept=kept)
         return self._choices[config_id]
@@ -125,7 +125,7 @@ class Results:
 
     def first_loss(self, config_id: str) -> float | None:
         """The loss of a config's first seed, in nats; None where it has none."""
-        outcome = self.outcome(self._wanted.trainings_of(config_id)[0].job_id)
+        outcome = self.outcome(self._wanted.training_ids(config_id)[0])
         return outcome.val_loss if isinstance(outcome, Final) and outcome.status == "ok" else None
 
     def probed_speed(self, config_id: str) -> float | None:

@@ -97,7 +97,7 @@ class Selection:
         """Whether a config is trained with a seed: not with a further one once the first was stopped early."""
         if config_id in self._left_out:
             return False
-        first = self._results.outcome(self._wanted.trainings_of(config_id)[0].job_id) if seed else None
+        first = self._results.outcome(self._wanted.training_ids(config_id)[0]) if seed else None
         return first is None or first.status != "stopped_early"
 
     def job_ids(self) -> Iterable[str]:
@@ -105,8 +105,8 @@ class Selection:
         for ladder in self._wanted.ladders.values():
             yield from (probe.job_id for probe in ladder.wanted(self._results.of_probe))
         yield from self._wanted.extra_probes
-        trainings = {config_id: self._wanted.trainings_of(config_id) for config_id in self._wanted.configs}
+        trainings = {config_id: self._wanted.training_ids(config_id) for config_id in self._wanted.configs}
         for seed in range(max(map(len, trainings.values()), default=0)):
-            for config_id, each in trainings.items():
-                if seed < len(each) and self.is_trained(config_id, seed):
-                    yield each[seed].job_id
+            for config_id, ids in trainings.items():
+                if seed < len(ids) and self.is_trained(config_id, seed):
+                    yield ids[seed]

@@ -19,13 +19,14 @@ class Wanted:
         self.ladders: dict[tuple[str, ...], ProbeLadder] = {}
         self.extra_probes: dict[str, Job] = {}
         self._ladders_of: dict[str, tuple[ProbeLadder, ...]] = {}
-        self._trainings_of: dict[str, list[Job]] = {}
+        self.trainings: dict[str, Job] = {}
+        self._training_ids: dict[str, list[str]] = {}
         self._sharing: dict[str, list[str]] = {}
 
     def take(self, config: Config) -> list[ProbeLadder]:
         """Want a config's probes; its ladders that no other config has."""
         config_id = config.config_id
-        self.configs[config_id], self._trainings_of[config_id] = config, []
+        self.configs[config_id], self._training_ids[config_id] = config, []
         self._ladders_of[config_id] = ladders(config, self.micro_batches_of(config), self.settings)
         new = []
         for ladder in self._ladders_of[config_id]:
@@ -39,11 +40,11 @@ class Wanted:
 
     def add_seed(self, config_id: str) -> Job:
         """Want a config trained with one more seed, the next; the training."""
-        config, trainings = self.configs[config_id], self._trainings_of[config_id]
-        execution, seed = self.micro_batches_of(config).executions[0], len(trainings)
+        config, earlier = self.configs[config_id], self._training_ids[config_id]
+        execution, seed = self.micro_batches_of(config).executions[0], len(earlier)
         job = Job(kind="train", config=config, execution=execution, seed=seed, **vars(self.settings))
-        trainings.append(job)
-        self.jobs[job.job_id] = job
+        earlier.append(job.job_id)
+        self.trainings[job.job_id] = self.jobs[job.job_id] = job
         return job
 
     def add_probe_of(self, training: Job) -> None:
@@ -55,19 +56,14 @@ class Wanted:
         """What a config waits for before it is trained."""
         return self._ladders_of[config_id]
 
-    def trainings_of(self, config_id: str) -> Sequence[Job]:
-        """A config's trainings, by ascending seed from 0; none of a config that wasn't taken."""
-        return self._trainings_of.get(config_id, ())
-
-    def training(self, job_id: str) -> Job | None:
-        """The training of this id, None where the id isn't one's."""
-        job = self.jobs.get(job_id)
-        return job if job is not None and job.kind == "train" else None
+    def training_ids(self, config_id: str) -> Sequence[str]:
+        """Those of a config's trainings, by ascending seed from 0; none of a config that wasn't taken."""
+        return self._training_ids.get(config_id, ())
 
     @property
     def seeds(self) -> Mapping[str, int]:
         """By config id, with how many seeds it is trained."""
-        return {config_id: len(trainings) for config_id, trainings in self._trainings_of.items()}
+        return {config_id: len(ids) for config_id, ids in self._training_ids.items()}
 
     def owner(self, job_id: str) -> Config:
         """The config of a job; of a probe that several share, the first."""
