@@ -232,7 +232,6 @@ def test_a_study_is_followed_up_reported_and_done(tmp_path):
     assert "Would it hold for longer?" in text
     assert "config 1.00M tokens 4.00M tokens" in text
     assert "after training for longer, beyond noise both times" in text
-    assert "per parameter" not in text
     assert run.search.labeller()(driver.jobs[followed[0]["trial_id"]]).endswith(" for longer")
     page = render(
         found, plan_json=plan_json(run.plan), study=run.loaded.resolved, records=as_lines(records), command="sweeper"
