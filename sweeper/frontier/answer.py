@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def answer(found: Frontier) -> tuple[str, str]:
     """Two sentences: which points are on the frontier or tied with it, and whether one has the lowest loss for sure.
 
-    A best is only named as one where it is shown to be better than all others at once.
+    A best is only named as one where it is shown to be better than each of the others.
     """
     if not any(one.points for one in found.frontiers):
         return _nothing(found)
@@ -89,12 +89,15 @@ def _second(one: DeviceFrontier) -> str:
     if noise.smallest_resolved is None:
         return f"With {seeds} no difference can be told from noise: the order may be chance."
     best, label = one.best["val_loss"], {p.point_id: p.label for p in one.points}
-    pair = f"of any two, differences below {noise.smallest_resolved:.3f} nats are within noise at {seeds}"
+    within = f"{noise.smallest_resolved:.3f} nats"
     if best.surely:
-        return f"{best.label} has the lowest loss, shown against all others at once; {pair}."
+        return (
+            f"{best.label} has the lowest loss, shown against each of the others; differences below {within} are "
+            f"within noise at {seeds}."
+        )
     others = list(dict.fromkeys(label[point_id] for point_id in best.tied_with))
     names = listed([best.label, *others], most=8)
-    return f"Which has the lowest loss is open: judged all at once, {names} can't be told apart in loss; {pair}."
+    return f"No {_noun(one)[:-1]} is shown to reach the lowest loss: {names} are within noise ({within} at {seeds})."
 
 
 def seeds_text(each: Sequence[int]) -> str:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from sweeper.frontier.noise_classes import classed
+from sweeper.frontier.noise_words import NoiseClass
 from sweeper.frontier.points import Estimate, Point, Sample
 from sweeper.frontier.posterior import Draws, joint_draws
 from sweeper.frontier.standing import judge
@@ -30,8 +32,8 @@ class DeviceEstimates:
     `measured` leaves out the probes that won over others, `pooled` doesn't. `resolved` are the planned points as they
     were resolved on it, `here` those of them that are judged, with their labels, `names` those of all planned configs
     by id; configs that another value of the nuisance axes is better than are in `names` alone. `fits` has one fit per
-    metric, of log tokens/s for speed, and `all_losses` that of all configs' losses. `draws` are of the points, None
-    without an estimate of the noise.
+    metric, of log tokens/s for speed, and `all_losses` that of all configs' losses. `noise_classes` are those of
+    `fits`. `draws` are of the points, None without an estimate of the noise.
     """
 
     measured: Measured
@@ -42,6 +44,7 @@ class DeviceEstimates:
     at_best: AtBest
     all_losses: AdditiveFit
     fits: Mapping[str, AdditiveFit]
+    noise_classes: tuple[NoiseClass, ...]
     log: ReferenceLog
     points: tuple[Point, ...]
     draws: Draws | None
@@ -86,10 +89,8 @@ def _estimates(
     best = at_best(losses, means, list(configs.values()), nuisance)
     names = {point.config.config_id: label for point, label in here.items()}
     here = {point: label for point, label in here.items() if point.config.config_id not in best.outdone}
-    fits = {
-        "val_loss": fit(best.losses) if best.tuned else means,
-        "tokens_per_s": fit(_speed_observations(m, [point.probe_id for point in here], log)),
-    }
+    speeds = fit(_speed_observations(m, [point.probe_id for point in here], log))
+    fits, classes = classed({"val_loss": fit(best.losses) if best.tuned else means, "tokens_per_s": speeds}, here)
     points, draws = _points_with_standing(m, here, fits, objectives, margins)
     return DeviceEstimates(
         measured=m,
@@ -100,6 +101,7 @@ def _estimates(
         at_best=best,
         all_losses=means,
         fits=fits,
+        noise_classes=classes,
         log=log,
         points=points,
         draws=draws,

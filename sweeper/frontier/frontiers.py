@@ -13,6 +13,7 @@ from sweeper.frontier.caveats import device_caveats, held_equal, nuisance_caveat
 from sweeper.frontier.differences import Best, LossDifference, best_of_each, ties_and_gap
 from sweeper.frontier.estimates import DeviceEstimates, estimates_by_device
 from sweeper.frontier.horizons import HeldForLonger, Horizons, held_for_longer, horizons
+from sweeper.frontier.noise_words import NoiseClass, noisy_caveats
 from sweeper.frontier.points import Point
 from sweeper.frontier.standing import hypervolume
 from sweeper.measurements.batch_ladders import BatchLadder, batch_ladders
@@ -57,7 +58,7 @@ class DeviceFrontier:
     says, None where it wasn't measured; what points estimate of their speed is corrected for it, their samples are as
     measured. `precision_pairs` and `batch_ladders` are empty where the study has none. `fits` has one for each metric,
     of log tokens/s for speed: no part of the JSON. `horizons` is what branches say, None where no trial has any;
-    `follow_up` what those trained longer do.
+    `follow_up` what those trained longer do. `noise_classes` are the points that scatter more than others.
     """
 
     device: str
@@ -82,6 +83,7 @@ class DeviceFrontier:
     fits: Mapping[str, AdditiveFit] = field(repr=False, compare=False)
     precision_pairs: tuple[PrecisionPair, ...] = ()
     batch_ladders: tuple[BatchLadder, ...] = ()
+    noise_classes: tuple[NoiseClass, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,10 +219,12 @@ def _device_frontier(
             *device_caveats(m, configs=configs, fits={**fits, "val_loss": judged.all_losses}, names=judged.names),
             *nuisance_caveats(tuned, nuisance),
             *drift_caveats(judged.log.drift),
+            *noisy_caveats(judged.noise_classes),
         ),
         fits=fits,
         precision_pairs=precision_pairs(judged.pooled, judged.resolved, judged.log.correction),
         batch_ladders=batch_ladders(records, judged.pooled, judged.resolved),
+        noise_classes=judged.noise_classes,
     )
 
 
