@@ -22,7 +22,7 @@ def classed(
         if not set(fitted.treatments) <= points.keys():
             found[metric] = fitted
             continue
-        covariates = _covariates([points[treatment] for treatment in fitted.treatments])
+        covariates = covariates_of([points[treatment] for treatment in fitted.treatments])
         made = with_classes(fitted, covariates)
         found[metric] = made.fitted
         labels = {treatment: here[points[treatment]] for treatment in fitted.treatments}
@@ -30,7 +30,7 @@ def classed(
     return found, tuple(classes)
 
 
-def _covariates(points: Sequence[PlannedPoint]) -> Covariates:
+def covariates_of(points: Sequence[PlannedPoint]) -> Covariates:
     """What is recorded of the points' configs and executions and differs between them, by its dotted name."""
     rows = [{**dict(_leaves(p.config.to_dict())), "batch_size": p.execution.batch_size} for p in points]
     names = dict.fromkeys(name for row in rows for name in row)

@@ -19,6 +19,7 @@ from sweeper.ledger.file import Ledger, held, read
 from sweeper.ledger.lines import job_id_of
 from sweeper.measurements.measured import PlannedPoint
 from sweeper.planning.plan import MOST_AVERAGED, Plan, plan_json
+from sweeper.running.again import as_if_not_measured, check_again
 from sweeper.running.progress import Progress
 from sweeper.running.session import FingerprintOf, Session
 from sweeper.running.study_search import StudySearch
@@ -97,13 +98,14 @@ class StudyRun:
         kinds: Sequence[str] = (),
         fingerprint_of: FingerprintOf,
         start: Callable[[float], bool] = lambda seconds: True,
+        again: Sequence[str] = (),
     ) -> tuple[list[dict[str, Any]], Frontier, str]:
         """Do what is missing. Returns the ledger's records, the frontier, and why files of MLflow's store couldn't be
         written, "" where they could. KeyboardInterrupt leaves all whole.
 
         `kinds` are those of the devices, where there are several, the one that the search goes by first.
         Before anything runs, `start` is given the seconds that it will take by the plan; where it says no, that is
-        as if it had been interrupted.
+        as if it had been interrupted. Trials of the ids `again` are measured once more.
         Raises UsageError when the data is no longer what kept results were measured on, and, before anything runs,
         when MLflow will never take its store; CantWrite when a file can't be written.
         """
@@ -114,14 +116,16 @@ class StudyRun:
             kinds = kinds_as_before(kinds, ledger.records)
             probed = len(kinds) > 1 or _on_several_kinds(ledger.records)
             everywhere = OnKinds(self.search.driver(probed=probed), kinds)
-            replay(ledger.records, everywhere)
+            check_again(ledger.records, again)
+            left = as_if_not_measured(ledger.records, again)
+            replay(left, everywhere)
             known = everywhere.driver
             self._check_data(known, ledger.records, fingerprint_of)
             self._check_logs()
             self.write_study()
             seconds = self.seconds_missing(known) / at_a_time
             about = f", about {duration(seconds)}" if seconds else ""
-            console.print(_census(everywhere, ledger.records, branch_at=study.trial.branch_at) + about, highlight=False)
+            console.print(_census(everywhere, left, branch_at=study.trial.branch_at) + about, highlight=False)
             if seconds and not start(seconds):
                 raise KeyboardInterrupt
             with Tracker(
@@ -141,7 +145,7 @@ class StudyRun:
                         own = self.search.driver(device=device, at_a_time=at_a_time, probed=probed)
                         search = OnKinds(own, kinds)
                         observers = [tracker.observe, *([mirror.observe] if mirror else [])]
-                        self._drive(search, ledger, runner, console, observers, at_a_time, fingerprint_of)
+                        self._drive(search, ledger, runner, console, observers, at_a_time, fingerprint_of, again)
                 except KeyboardInterrupt:
                     tracker.close(interrupted=True, timeout=DRAIN_SECONDS_INTERRUPTED)
                     raise
@@ -183,6 +187,7 @@ class StudyRun:
         observers: Sequence[Callable[[Record], None]],
         at_a_time: int,
         fingerprint_of: FingerprintOf,
+        again: Sequence[str],
     ) -> None:
         driver = search.driver
         progress = Progress(
@@ -203,6 +208,7 @@ class StudyRun:
                 devices=at_a_time,
                 command=self.command,
                 fingerprint_of=fingerprint_of,
+                again=again,
             )
             runner(session)
 

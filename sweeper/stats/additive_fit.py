@@ -178,7 +178,7 @@ class AdditiveFit:
         blocks = _places([o.block for o in self.observations])
         if not self.paired:
             return np.full((len(self.treatments), 0), np.nan)
-        treatments = [self._index[o.treatment] for o in self.observations]
+        treatments = np.array([self._index[o.treatment] for o in self.observations], dtype=np.intp)
         sums, counts = np.zeros((2, len(self.treatments), int(blocks.max(initial=-1)) + 1))
         np.add.at(sums, (treatments, blocks), [o.value for o in self.observations])
         np.add.at(counts, (treatments, blocks), 1.0)

@@ -79,12 +79,19 @@ class _Candidate:
     tries: float
 
 
-def with_classes(fitted: AdditiveFit, covariates: Covariates) -> Classes:
-    """`fitted`, of one variance, again with as many as its residuals ask for; itself where that is one."""
+def with_classes(fitted: AdditiveFit, covariates: Covariates, *, alone: bool = True) -> Classes:
+    """`fitted`, of one variance, again with as many as its residuals ask for; itself where that is one.
+
+    Not `alone`: by covariates only.
+    """
     groups: list[frozenset[int]] = [frozenset(range(len(fitted.treatments)))]
     found: list[Split] = []
     one = fitted
-    while one.variance and len(groups) < MOST_CLASSES and (best := _best_split(one, groups, covariates)) is not None:
+    while (
+        one.variance
+        and len(groups) < MOST_CLASSES
+        and (best := _best_split(one, groups, covariates, alone)) is not None
+    ):
         place, candidate, ratio, p = best
         group = groups[place]
         groups[place : place + 1] = [group - candidate.side, candidate.side]
@@ -123,19 +130,22 @@ def _sums(one: AdditiveFit, group_of: NDArray[np.intp], groups: int) -> tuple[ND
     """[groups] each: the sum of squared residuals, in the values' own unit, and the degrees of freedom."""
     place = {treatment: i for i, treatment in enumerate(one.treatments)}
     of = group_of[[place[o.treatment] for o in one.observations]]
-    squares = np.bincount(of, weights=one.residuals**2, minlength=groups)
-    return squares, np.bincount(of, weights=np.clip(1 - one.leverages, 0.0, None), minlength=groups)
+    squares, df = np.zeros((2, groups))
+    np.add.at(squares, of, one.residuals**2)
+    np.add.at(df, of, np.clip(1 - one.leverages, 0.0, None))
+    return squares, df
 
 
 def _best_split(
-    one: AdditiveFit, groups: Sequence[frozenset[int]], covariates: Covariates
+    one: AdditiveFit, groups: Sequence[frozenset[int]], covariates: Covariates, alone: bool
 ) -> tuple[int, _Candidate, float, float] | None:
     """The split with the smallest corrected p-value, where that is significant: its group's place, ratio and p."""
     squares, df = _sums(one, np.arange(len(one.treatments)), len(one.treatments))
     mean_squares = squares / np.maximum(df, LEAST_DF)
     best: tuple[int, _Candidate, float, float] | None = None
     for place, group in enumerate(groups):
-        for candidate in (*_by_covariates(group, covariates, mean_squares), *_by_themselves(group, mean_squares)):
+        by_themselves = _by_themselves(group, mean_squares) if alone else []
+        for candidate in (*_by_covariates(group, covariates, mean_squares), *by_themselves):
             tested = _tested(one, group, candidate.side)
             if tested is None:
                 continue
