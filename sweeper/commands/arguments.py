@@ -112,6 +112,13 @@ def _run_options(sub: argparse.ArgumentParser) -> None:
         "--address", metavar="RAY", help="run on a Ray cluster: HOST:PORT of its head, or auto (docs/cluster.md)"
     )
     sub.add_argument("--runner", choices=("ray", "in-process"), default="ray")
+    sub.add_argument(
+        "--again",
+        action="append",
+        default=[],
+        metavar="TRIAL_ID",
+        help="measure this trial once more, as one that stands out; the ledger keeps both, the later one counts",
+    )
     sub.add_argument("--fresh", action="store_true", help="start anew; the old folder is renamed, nothing is deleted")
     sub.add_argument("--yes", action="store_true", help="don't ask before what takes more than an hour")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,7 @@ def run(arguments: Any) -> None:
         cpus=cpus,
         in_process=arguments.runner == "in-process",
         start=partial(agreed, terminal, yes=arguments.yes),
+        again=arguments.again,
     )
 
 
@@ -92,8 +93,12 @@ def execute(
     in_process: bool,
     options: Mapping[str, Any] | None = None,
     start: Callable[[float], bool] = lambda seconds: True,
+    again: Sequence[str] = (),
 ) -> None:
-    """Do what is missing, if `start` says so, then report. `options` are for the in-process runner's jobs."""
+    """Do what is missing, if `start` says so, then report. `options` are for the in-process runner's jobs.
+
+    Trials of the ids `again` are measured once more.
+    """
     from sweeper.runners.data.inventory import fingerprint
     from sweeper.runners.training.job_run import settle_threads
     from sweeper.running.under_way import Devices, run_study
@@ -117,7 +122,7 @@ def execute(
         kinds=() if in_process else machines.kinds(cpus=cpus, gpus=gpus),
         fingerprint_of=lambda name, vocab_size: fingerprint(name, run.plan.data_path, vocab_size),
     )
-    run_study(run, devices, console=console, tracking_uri=default_uri(out), start=start)
+    run_study(run, devices, console=console, tracking_uri=default_uri(out), start=start, again=again)
 
 
 def _run_on_ray(session: Session, run: StudyRun, *, machines: Machines, cpus: int, gpus: int) -> None:

@@ -2,12 +2,14 @@
 
 Two kinds of intervals, both 95%:
 
-- of a pair that is looked at for its own sake (`ties`): per comparison, Student's t;
-- of what is picked after looking (the best against the worst, the best against all others): for all pairs at once, by
-  Tukey and Kramer: half of it is q(0.95; k, ν) ÷ √2 × the pair's standard error, q being the studentized range's
-  quantile, k the number of configs and ν the degrees of freedom. Exact in balanced data, and where trials are missing
-  wider than needed rather than narrower (Hayter, Annals of Statistics 12, 1984, for independent means). So where all
-  configs are equal, a difference is claimed in one study of twenty, however many configs there are.
+- of a pair, looked at for its own sake (`ties`) or the best against each other (`Best`): per comparison, Student's t of
+  the pooled fit, widened where the pair's own differences don't bear it out (`sweeper.stats.additive_fit`). That the
+  best was picked after looking needs no adjustment: if another is truly as good, a best is named wrongly in at most one
+  study of twenty (Hung and Fithian, arXiv 1610.03944).
+- of the best against the worst: for all pairs at once, by Tukey and Kramer: half of it is q(0.95; k, ν) ÷ √2 × the
+  pair's standard error, q being the studentized range's quantile, k the number of configs and ν the degrees of freedom.
+  Exact in balanced data, and where trials are missing wider than needed rather than narrower (Hayter, Annals of
+  Statistics 12, 1984, for independent means).
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class LossDifference:
 class Best:
     """The point with the best mean in one objective.
 
-    `surely`: it is shown to be better than every other that doesn't share its measurement, all at once; None where
+    `surely`: it is shown to be better than every other that doesn't share its measurement, each by itself; None where
     there is no estimate of the noise, or nothing else to compare it with. Better by no more than the margin is not
     better. `tied_with` are the ids of the points
     that aren't shown to be worse, the better first.
@@ -82,8 +84,7 @@ def _tied_pairs(config_ids: Sequence[str], losses: AdditiveFit, margin: float) -
     """[configs, configs]: above the diagonal, whether the interval of the difference holds zero or is within margin."""
     if losses.variance is None:
         return np.zeros((len(config_ids),) * 2, dtype=bool)
-    values, errors = losses.all_differences(config_ids)
-    sizes, halves = np.abs(values), losses.quantile * errors
+    sizes, halves = np.abs(losses.all_differences(config_ids)[0]), losses.all_halves(config_ids)
     return np.triu((sizes <= halves) | (sizes + halves <= margin), k=1)
 
 
@@ -122,7 +123,7 @@ def _best(points: Sequence[Point], fit: AdditiveFit, name: str, direction: str, 
     others = [point for point in ordered if point.treatment(name) != own]
     if fit.variance is None or not others:
         return Best(point_id=best.point_id, label=best.label, surely=None, tied_with=())
-    differences = [fit.simultaneous_difference(point.treatment(name), own) for point in others]
+    differences = [fit.difference(point.treatment(name), own) for point in others]
     compared = zip(others, differences, strict=True)
     tied = [point.point_id for point, d in compared if not d.resolved or d.within(name, margin)]
     return Best(point_id=best.point_id, label=best.label, surely=not tied, tied_with=tuple(tied))

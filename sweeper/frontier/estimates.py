@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from sweeper.frontier.noise_classes import classed
+from sweeper.frontier.noise_words import NoiseClass
+from sweeper.frontier.outliers import OutlyingTrial, outlying_trials
 from sweeper.frontier.points import Estimate, Point, Sample
 from sweeper.frontier.posterior import Draws, joint_draws
 from sweeper.frontier.standing import judge
@@ -31,8 +34,9 @@ class DeviceEstimates:
     `measured` leaves out the probes that won over others, `pooled` doesn't. `resolved` are the planned points as they
     were resolved on it, `here` those of them that are judged, with their labels, `names` those of all planned configs
     by id; configs that another value of the nuisance axes is better than are in `names` alone. `fits` has one fit per
-    metric, of log tokens/s for speed, and `all_losses` that of all configs' losses. `draws` are of the points, None
-    without an estimate of the noise.
+    metric, of log tokens/s for speed, and `all_losses` that of all configs' losses. `noise_classes` are those of
+    `fits`, `outliers` the trials that don't belong to them. `draws` are of the points, None without an estimate of
+    the noise.
     """
 
     measured: Measured
@@ -43,6 +47,8 @@ class DeviceEstimates:
     at_best: AtBest
     all_losses: AdditiveFit
     fits: Mapping[str, AdditiveFit]
+    noise_classes: tuple[NoiseClass, ...]
+    outliers: tuple[OutlyingTrial, ...]
     log: ReferenceLog
     points: tuple[Point, ...]
     draws: Draws | None
@@ -86,11 +92,11 @@ def _estimates(
     configs: dict[str, Config] = {point.config.config_id: point.config for point in here}
     best = at_best(losses, means, list(configs.values()), nuisance)
     names = {point.config.config_id: label for point, label in here.items()}
+    resolved_here = here
     here = {point: label for point, label in here.items() if point.config.config_id not in best.outdone}
-    fits = {
-        "val_loss": fit(best.losses) if best.tuned else means,
-        "tokens_per_s": fit(_speed_observations(m, [point.probe_id for point in here], log)),
-    }
+    speeds = fit(_speed_observations(m, [point.probe_id for point in here], log))
+    outlying = outlying_trials(m, {"val_loss": means, "tokens_per_s": speeds}, resolved_here)
+    fits, classes = classed({"val_loss": fit(best.losses) if best.tuned else means, "tokens_per_s": speeds}, here)
     points, draws = _points_with_standing(m, here, fits, objectives, margins)
     return DeviceEstimates(
         measured=m,
@@ -101,6 +107,8 @@ def _estimates(
         at_best=best,
         all_losses=means,
         fits=fits,
+        noise_classes=classes,
+        outliers=outlying,
         log=log,
         points=points,
         draws=draws,

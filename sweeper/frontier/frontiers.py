@@ -15,6 +15,8 @@ from sweeper.frontier.decision import Decide, Decision, decide
 from sweeper.frontier.differences import Best, LossDifference, best_of_each, ties_and_gap
 from sweeper.frontier.estimates import DeviceEstimates, estimates_by_device
 from sweeper.frontier.horizons import HeldForLonger, Horizons, held_for_longer, horizons
+from sweeper.frontier.noise_words import NoiseClass, noisy_caveats
+from sweeper.frontier.outliers import OutlyingTrial, outlier_caveats
 from sweeper.frontier.points import Point
 from sweeper.frontier.standing import hypervolume
 from sweeper.ledger.typed import Line
@@ -62,7 +64,8 @@ class DeviceFrontier:
     says, None where it wasn't measured; what points estimate of their speed is corrected for it, their samples are as
     measured. `precision_pairs` and `batch_ladders` are empty where the study has none. `fits` has one for each metric,
     of log tokens/s for speed: no part of the JSON. `horizons` is what branches say, None where no trial has any;
-    `follow_up` what those trained longer do.
+    `follow_up` what those trained longer do. `noise_classes` are the points that scatter more than others, `outliers`
+    the trials that stand out.
     """
 
     device: str
@@ -88,6 +91,8 @@ class DeviceFrontier:
     fits: Mapping[str, AdditiveFit] = field(repr=False, compare=False)
     precision_pairs: tuple[PrecisionPair, ...] = ()
     batch_ladders: tuple[BatchLadder, ...] = ()
+    noise_classes: tuple[NoiseClass, ...] = ()
+    outliers: tuple[OutlyingTrial, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,11 +241,20 @@ def _device_frontier(
             *device_caveats(m, configs=configs, fits={**fits, "val_loss": judged.all_losses}, names=judged.names),
             *nuisance_caveats(tuned, nuisance),
             *drift_caveats(judged.log.drift),
+            *outlier_caveats(judged.outliers),
+            *noisy_caveats([one for one in judged.noise_classes if not _one_trial(one, judged.outliers)]),
         ),
         fits=fits,
         precision_pairs=precision_pairs(judged.pooled, judged.resolved, judged.log.correction),
         batch_ladders=batch_ladders(records, judged.pooled, judged.resolved),
+        noise_classes=judged.noise_classes,
+        outliers=judged.outliers,
     )
+
+
+def _one_trial(noisy: NoiseClass, outliers: Sequence[OutlyingTrial]) -> bool:
+    """Whether a noisy config is so for one trial of it that stands out."""
+    return any((one.metric, (one.label,)) == (noisy.metric, noisy.labels) for one in outliers)
 
 
 def _tokens(points: Sequence[PlannedPoint]) -> dict[Config, int]:

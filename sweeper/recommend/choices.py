@@ -47,15 +47,17 @@ class Rival:
 
 @dataclass(frozen=True, kw_only=True)
 class ToBeSure:
-    """What would settle the choice against `rival`. `seeds` of each config, `trials` and `device_s` come on top.
+    """What may be lost by the choice, and what would tell more.
 
-    `possible` is False where the difference is nil, or would take more than `sweeper.recommend.criteria.MOST_SEEDS`
-    seeds.
+    `at_stake` is by how much the tied `rival` may be better at most, in the `unit` of `Rival`: the 95% interval's end
+    of the one that may be better by the most; None without an estimate of the noise. `trials` and `device_s` come on
+    top to have `seeds` of the choice and of all that are tied with it.
     """
 
     how: Literal["nothing", "further seeds", "run it", "negligible"]
     rival: str | None = None
-    possible: bool = True
+    at_stake: float | None = None
+    unit: Literal["nats", "log tokens/s", "chord"] | None = None
     seeds: int | None = None
     trials: int = 0
     device_s: float = 0.0

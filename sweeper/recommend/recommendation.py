@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from sweeper.frontier.answer import main_device
 from sweeper.ledger.typed import FinalLine, Line
 from sweeper.model.shape import llama_config
 from sweeper.recommend.choices import Choice, Described, Recommendation, Rival, ToBeSure, UseCase
-from sweeper.recommend.criteria import QUALITY, SPEED, Criterion, Lead, is_tie, knee, seeds_to_tell
+from sweeper.recommend.criteria import QUALITY, SPEED, Criterion, Lead, at_stake, is_tie, knee
 from sweeper.recommend.limits import GUIDE, Limits
 from sweeper.recommend.options import Figure, Option, Options, ladder_of, options
 from sweeper.recommend.train_flags import train_words
@@ -128,6 +128,10 @@ def _nearest(limits: Limits, known: Options) -> Option:
         missed = limits.missed(known.predicted.params, speeds, known.predicted.memory_bytes)
         candidates.append(known.predicted_option(int(np.argmin(missed))))
     return min(candidates, key=lambda option: option.missed(limits))
+
+
+def _unit(criterion: Criterion) -> Literal["nats", "log tokens/s", "chord"]:
+    return "nats" if criterion == QUALITY else "log tokens/s" if criterion == SPEED else "chord"
 
 
 class _Chooser:
@@ -249,9 +253,8 @@ class _Chooser:
 
     def _rival(self, criterion: Criterion, top: Option, other: Option) -> Rival:
         found = self._known.lead(criterion, top, other)
-        unit: Any = {QUALITY: "nats", SPEED: "log tokens/s"}.get(criterion, "chord")
         ahead = Figure(mean=found.value, low=found.low, high=found.high)
-        return Rival(config=self._described(other), ahead=ahead, unit=unit)
+        return Rival(config=self._described(other), ahead=ahead, unit=_unit(criterion))
 
     def _described(self, option: Option) -> Described:
         point = option.point
@@ -280,21 +283,26 @@ class _Chooser:
         measured = [o for o in tied if o.point is not None]
         if not measured:
             return ToBeSure(how="nothing")
-        nearest = measured[0]
-        assert nearest.point is not None
-        found, name = leads[nearest], self._known.label(nearest)
-        if found.sure or found.reversed:
-            return ToBeSure(how="negligible", rival=name, possible=False)
-        have = min(len(top.point.samples), len(nearest.point.samples))
-        each = self._seconds_of(top) + self._seconds_of(nearest)
-        if found.standard_error is None:
-            # A second seed gives an estimate of the noise; what is needed then isn't known before.
-            return ToBeSure(how="further seeds", rival=name, seeds=2, trials=2, device_s=each)
-        needed = seeds_to_tell(found, have)
-        if needed is None:
-            return ToBeSure(how="further seeds", rival=name, possible=False)
-        more = needed - have
-        return ToBeSure(how="further seeds", rival=name, seeds=needed, trials=2 * more, device_s=more * each)
+        stakes = {option: at_stake(leads[option]) for option in measured}
+        rival = max(measured, key=lambda option: stakes[option] or 0.0)
+        name = self._known.label(rival)
+        if all(leads[option].sure or leads[option].reversed for option in measured):
+            return ToBeSure(how="negligible", rival=name)
+        tied_points = [option.point for option in (top, *measured) if option.point is not None]
+        have = max(len(point.samples) for point in tied_points)
+        return ToBeSure(
+            how="further seeds",
+            rival=name,
+            at_stake=stakes[rival],
+            unit=_unit(criterion),
+            seeds=have + 1,
+            trials=sum(have + 1 - len(point.samples) for point in tied_points),
+            device_s=sum(
+                (have + 1 - len(option.point.samples)) * self._seconds_of(option)
+                for option in (top, *measured)
+                if option.point is not None
+            ),
+        )
 
     def _seconds_of(self, option: Option) -> float:
         known = self._seconds.get(option.config.config_id)

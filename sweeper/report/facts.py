@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from sweeper.frontier.noise_words import class_sentences
 from sweeper.measurements.drift import LEAST, SIGNIFICANT
 from sweeper.report.text import BOTH, OBJECTIVES, fraction_text, tie_groups
 from sweeper.values.labels import listed, short
@@ -48,6 +49,7 @@ def noise_sentences(one: DeviceFrontier, margins: Mapping[str, float] = MARGINS)
             f"Speeds less than {speed.smallest_resolved:.1%} apart are within noise; "
             f"being faster by less than {fraction_text(margins['tokens_per_s'])} at best counts as no advantage."
         )
+    sentences += class_sentences(one.noise_classes)
     if one.drift is not None:
         sentences.append(drift_sentence(one.drift))
     sentences += [*tuned_sentences(one), *_elsewhere_sentence(one), one.held_equal]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from sweeper.recommend.criteria import MOST_SEEDS
 from sweeper.report.open_table import wrapped
 from sweeper.report.tables import loss_interval, speed_interval
 from sweeper.values.labels import duration, gibibytes, listed, short
@@ -150,7 +149,7 @@ def _lines(choice: Choice, same: Choice | None) -> Iterator[str]:
     if choice.promising is not None:
         rival = choice.promising
         yield f"Not run, but predicted to be {ahead(rival)}: {rival.config.label}, which isn't shown; run it to know."
-    if sure := _to_be_sure(choice.choice, choice.to_be_sure):
+    if sure := _to_be_sure(choice.to_be_sure):
         yield sure
     for note in choice.notes:
         yield f"! {_sentence(note)}"
@@ -215,8 +214,8 @@ def _interval(figure: Figure, said: Callable[[float], str]) -> str:
     return "" if figure.low is None or figure.high is None else f" [{said(figure.low)}, {said(figure.high)}]"
 
 
-def _to_be_sure(one: Described, sure: ToBeSure) -> str:
-    """What would settle it, "" where it's settled."""
+def _to_be_sure(sure: ToBeSure) -> str:
+    """What may be lost and what would tell more, "" where it's settled."""
     cost = f"{sure.trials} trials, {duration(sure.device_s)} on one device"
     if sure.how == "run it":
         return f"To be sure: run it, {cost}."
@@ -224,14 +223,14 @@ def _to_be_sure(one: Described, sure: ToBeSure) -> str:
         return f"To be sure: nothing to do, as {sure.rival} differs by less than 1% at best."
     if sure.how != "further seeds":
         return ""
-    if not sure.possible:
-        return (
-            f"To be sure: can't be told at any sensible cost, as the nearest, {sure.rival}, is so close that more than "
-            f"{MOST_SEEDS} seeds of each would be needed."
-        )
-    if sure.seeds == 2 and one.seeds == 1:
-        return f"To be sure: first a second seed of it and of {sure.rival} ({cost}), to know the noise."
-    return f"To be sure against the nearest, {sure.rival}: {sure.seeds} seeds of each, {cost} (found 8 times in 10)."
+    if sure.at_stake is None or sure.unit is None:
+        return f"To be sure: first a second seed of it and of all that are tied ({cost}), to know the noise."
+    at_most = {
+        "nats": f"{sure.at_stake:.3f} nats lower in loss",
+        "log tokens/s": f"{math.expm1(sure.at_stake):.1%} faster",
+        "chord": f"{sure.at_stake:.2f} farther from the chord",
+    }[sure.unit]
+    return f"At stake: {sure.rival} may be up to {at_most} (95%). One more seed of each that is tied: {cost}."
 
 
 def continued(words: Sequence[str], *, width: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweeper.ledger.typed import FinalLine, Line, MeasuredLine, OutcomeLine
+from sweeper.running.again import as_if_not_measured, check_again
 from sweeper.running.session import FingerprintOf
 from sweeper.running.study_run import StudyRun, on_several_kinds
 from sweeper.search.driver import Driver
@@ -25,7 +26,7 @@ class Prepared:
     """What a run is about to do: `text` says so in a line. `seconds` by the plan, 0 where nothing takes any.
 
     `kinds` are the device types that jobs are asked for, the one that the search goes by first; with `probed` the
-    speed of every config is measured before any training.
+    speed of every config is measured before any training. Trials of the ids `again` are measured once more.
     """
 
     text: str
@@ -33,20 +34,28 @@ class Prepared:
     is_complete: bool
     kinds: tuple[str, ...]
     probed: bool
+    again: tuple[str, ...]
 
 
 def prepare(
-    run: StudyRun, records: Sequence[Line], at_a_time: int, kinds: Sequence[str], fingerprint_of: FingerprintOf
+    run: StudyRun,
+    records: Sequence[Line],
+    at_a_time: int,
+    kinds: Sequence[str],
+    fingerprint_of: FingerprintOf,
+    again: Sequence[str],
 ) -> Prepared:
     """See that a study may go on from `records`, and write what is going to run: study.yaml and plan.json.
 
-    Raises UsageError when the data is no longer what kept results were measured on, OSError where a file can't be
-    written.
+    Raises UsageError when the data is no longer what kept results were measured on or no trial of an id of `again` has
+    ended, OSError where a file can't be written.
     """
+    check_again(records, again)
+    left = as_if_not_measured(records, again)
     kinds = kinds_as_before(kinds, records)
     probed = len(kinds) > 1 or on_several_kinds(records)
     search = OnKinds(run.search.driver(probed=probed), kinds)
-    replay(records, search)
+    replay(left, search)
     check_data(run.folder, search.driver, records, fingerprint_of)
     check_logs(run.folder)
     run.write_study()
@@ -54,11 +63,12 @@ def prepare(
     about = f", about {duration(seconds)}" if seconds else ""
     to_come = search.driver.to_propose + to_follow(search.driver)
     return Prepared(
-        text=census(search, records, branch_at=run.loaded.study.trial.branch_at) + about,
+        text=census(search, left, branch_at=run.loaded.study.trial.branch_at) + about,
         seconds=seconds,
         is_complete=not to_come and "missing" not in search.states().values(),
         kinds=kinds,
         probed=probed,
+        again=tuple(again),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from sweeper.ledger.file import Ledger
 from sweeper.ledger.lines import asked_record, event_record, started_record
 from sweeper.ledger.typed import Line
+from sweeper.running.again import as_if_not_measured
 from sweeper.search.driver import Driver
 from sweeper.search.job_states import replay
 from sweeper.search.on_kinds import OnKinds
@@ -35,6 +36,7 @@ class Session:
 
     The first record says that a run starts on so many `devices`, by this `command` ("" where it isn't known). Jobs
     say which data they want: what has the fingerprint that it has for this process, when it is first asked for.
+    Trials of the ids `again` are asked for as if they had no outcome yet.
     """
 
     def __init__(
@@ -46,11 +48,12 @@ class Session:
         devices: int = 1,
         command: str = "",
         fingerprint_of: FingerprintOf = lambda name, vocab_size: None,
+        again: Sequence[str] = (),
     ) -> None:
         self._fingerprint_of = cache(fingerprint_of)
         self._search = driver if isinstance(driver, OnKinds) else OnKinds(driver)
         self._ledger, self._observers = ledger, tuple(observers)
-        replay(ledger.records, self._search)
+        replay(as_if_not_measured(ledger.records, again), self._search)
         self._record(started_record(devices=devices, command=command))
 
     @property

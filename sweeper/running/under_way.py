@@ -52,11 +52,12 @@ def run_study(
     console: Console,
     tracking_uri: str,
     start: Callable[[float], bool] = lambda seconds: True,
+    again: Sequence[str] = (),
 ) -> None:
     """Do what is missing of a study, write its report, and say what came out. KeyboardInterrupt leaves all whole.
 
     Before anything runs, `start` is given the seconds that it will take by the plan; where it says no, that is
-    as if it had been interrupted.
+    as if it had been interrupted. Trials of the ids `again` are measured once more.
     Raises UsageError when the data is no longer what kept results were measured on, and, before anything runs,
     when MLflow will never take its store; CantWrite when a file can't be written; after the report JobsFailed, and
     CantWrite where files of MLflow's store couldn't be written.
@@ -66,7 +67,7 @@ def run_study(
 
     study, warn = run.loaded.study, partial(console.print, style="yellow", highlight=False)
     with results_in(run.folder.root), Ledger(run.folder.ledger, lock=run.folder.lock) as ledger:
-        prepared = prepare(run, ledger.records, devices.at_a_time, devices.kinds, devices.fingerprint_of)
+        prepared = prepare(run, ledger.records, devices.at_a_time, devices.kinds, devices.fingerprint_of, again)
         console.print(prepared.text, highlight=False)
         if prepared.seconds and not start(prepared.seconds):
             raise KeyboardInterrupt
@@ -130,6 +131,7 @@ def _ask_run_tell(
             devices=devices.at_a_time,
             command=run.command,
             fingerprint_of=devices.fingerprint_of,
+            again=prepared.again,
         )
         devices.runner(session)
 

@@ -7,19 +7,32 @@ drift of a machine from one round of trials to the next. With X = [treatment dum
 β = X⁺y and s² = ‖y − Xβ‖² ÷ (n − rank X), a contrast c has variance s² · cᵀ(XᵀX)⁺c whether or not a
 trial is missing (Searle, Linear Models, 1971, chapter 5; chapter 7 has the way by the blocks alone). In balanced data
 this is the paired comparison: a difference of two means over n seeds has standard error s · √(2/n).
+
+Where treatments are known to be of several variance classes (`sweeper.stats.variance_classes`), values are weighted by
+one over their variance, and a contrast has the degrees of freedom of Welch and Satterthwaite.
+
+The interval of a difference is the wider of two: that of the fit, t(0.975) × its standard error, and that of the pair's
+own differences in the n blocks they share, t(0.9; n − 1) × their sd ÷ √n. So a difference is claimed where the pooled
+test says so at 95% and the pair's own paired t, one-sided at 90%, bears it out: the first alone errs often where one of
+the two is noisier than the rest. Of a winner and its runner-up no further adjustment is needed (Hung and Fithian,
+Rank verification for exponential families, Annals of Statistics 47, 2019, arXiv 1610.03944).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sweeper.stats.welch import summed
+
 CONFIDENCE = 0.95
+OWN_CONFIDENCE = 0.9
+"""One-sided, of the paired t of the two that are compared."""
 POWER = 0.8
 
 
@@ -68,6 +81,10 @@ class AdditiveFit:
     `loadings` [treatments, blocks − 1] × standard normal values that all treatments share. `variance` is None where
     no degree of freedom is left. `paired` is False where the blocks that treatments share don't connect them all:
     then blocks count as noise.
+
+    `scales` [treatments]: the sd of a value of each, in units of the root of `variance`; `class_df` [treatments] the
+    degrees of freedom of each one's variance (all those of the fit, where there is one class). `observations` are what
+    was fitted, with their `residuals` and `leverages`, the diagonal of the matrix that makes fitted values of values.
     """
 
     treatments: tuple[str, ...]
@@ -77,6 +94,11 @@ class AdditiveFit:
     variance: float | None
     degrees_of_freedom: int
     paired: bool
+    scales: NDArray[np.float64] = field(repr=False)
+    class_df: NDArray[np.float64] = field(repr=False)
+    observations: tuple[Observation, ...] = field(repr=False)
+    residuals: NDArray[np.float64] = field(repr=False)
+    leverages: NDArray[np.float64] = field(repr=False)
 
     @cached_property
     def cofactors(self) -> NDArray[np.float64]:
@@ -87,35 +109,50 @@ class AdditiveFit:
     def _index(self) -> dict[str, int]:
         return {treatment: i for i, treatment in enumerate(self.treatments)}
 
-    @cached_property
-    def quantile(self) -> float:
-        """Half of a 95% interval ÷ its standard error, for one comparison."""
-        return t_quantile(0.5 + CONFIDENCE / 2, self.degrees_of_freedom)
+    @property
+    def one_class(self) -> bool:
+        """Whether all treatments have the same variance."""
+        return bool((self.scales == 1.0).all() and (self.class_df == self.degrees_of_freedom).all())
+
+    def pair_df(self, i: int, j: int) -> float:
+        """The degrees of freedom of the variance of a difference between two treatments, by their places."""
+        if self.class_df[i] == self.class_df[j]:
+            return float(self.class_df[i])
+        parts = [(float(self.own[k] ** 2), float(self.class_df[k])) for k in (i, j)]
+        return summed(parts)[1]
+
+    def sd(self, treatment: str) -> float | None:
+        """The noise of one value of the treatment, in the unit of the values; None without an estimate."""
+        return None if self.variance is None else float(np.sqrt(self.variance) * self.scales[self._index[treatment]])
 
     def mean(self, treatment: str) -> Difference:
         """The treatment's adjusted mean, with the interval that noise alone (not the blocks) gives it."""
         i = self._index[treatment]
-        return self._interval(float(self.means[i]), float(self.cofactors[i, i]))
+        return self._interval(float(self.means[i]), float(self.cofactors[i, i]), float(self.class_df[i]))
 
     def difference(self, a: str, b: str) -> Difference:
-        """Mean of `a` less mean of `b`, with its paired standard error and 95% interval."""
+        """Mean of `a` less mean of `b`, with its pooled standard error and the wider of the two intervals."""
         i, j = self._index[a], self._index[b]
         cofactor = self.cofactors[i, i] + self.cofactors[j, j] - 2 * self.cofactors[i, j]
-        return self._interval(float(self.means[i] - self.means[j]), float(cofactor))
+        one = self._interval(float(self.means[i] - self.means[j]), float(cofactor), self.pair_df(i, j))
+        if one.high is None:
+            return one
+        half = max(one.high - one.value, float(self._own_halves(i, np.array([j]))[0]))
+        return replace(one, low=one.value - half, high=one.value + half)
 
     def simultaneous_difference(self, a: str, b: str) -> Difference:
         """`difference` with an interval that holds for all pairs at once: for pairs that are picked after looking.
 
-        Tukey–Kramer: q(0.95; treatments, degrees of freedom) ÷ √2 in the place of t(0.975).
+        Tukey–Kramer: q(0.95; treatments, degrees of freedom) ÷ √2 in the place of t(0.975); over several classes with
+        the pair's own degrees of freedom (Games and Howell, Journal of Educational Statistics 1, 1976).
         """
         one = self.difference(a, b)
-        if one.standard_error is None:
+        if one.standard_error is None or one.high is None:
             return one
-        half = studentized_range_quantile(CONFIDENCE, len(self.treatments), self.degrees_of_freedom) / math.sqrt(2)
-        half *= one.standard_error
-        return Difference(
-            value=one.value, standard_error=one.standard_error, low=one.value - half, high=one.value + half
-        )
+        df = self.pair_df(self._index[a], self._index[b])
+        half = studentized_range_quantile(CONFIDENCE, len(self.treatments), df) / math.sqrt(2)
+        half = max(half * one.standard_error, one.high - one.value)
+        return replace(one, low=one.value - half, high=one.value + half)
 
     def all_differences(self, treatments: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """[n, n] each: the mean of one less that of another, and its standard error. There is an estimate of noise."""
@@ -126,16 +163,60 @@ class AdditiveFit:
         between = np.clip(own[:, None] + own - 2 * cofactors, 0.0, None)
         return means[:, None] - means, np.sqrt(self.variance * between)
 
-    def _interval(self, value: float, cofactor: float) -> Difference:
+    def all_halves(self, treatments: Sequence[str]) -> NDArray[np.float64]:
+        """[n, n]: half of the interval of each difference, as `difference` has it."""
+        _, errors = self.all_differences(treatments)
+        at = np.array([self._index[treatment] for treatment in treatments])
+        pooled = self.all_quantiles(treatments, 0.5 + CONFIDENCE / 2) * errors
+        own = np.array([self._own_halves(i, at) for i in at])
+        halves: NDArray[np.float64] = np.maximum(pooled, own)
+        return halves
+
+    @cached_property
+    def _cell_means(self) -> NDArray[np.float64]:
+        """[treatments, blocks]: NaN where a cell is empty; without blocks where these count as noise."""
+        blocks = _places([o.block for o in self.observations])
+        if not self.paired:
+            return np.full((len(self.treatments), 0), np.nan)
+        treatments = np.array([self._index[o.treatment] for o in self.observations], dtype=np.intp)
+        sums, counts = np.zeros((2, len(self.treatments), int(blocks.max(initial=-1)) + 1))
+        np.add.at(sums, (treatments, blocks), [o.value for o in self.observations])
+        np.add.at(counts, (treatments, blocks), 1.0)
+        return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+    def _own_halves(self, i: int, others: NDArray[np.intp]) -> NDArray[np.float64]:
+        """[others]: half of the interval of paired differences alone; 0 with fewer than two blocks in common."""
+        from scipy.special import stdtrit
+
+        gaps = self._cell_means[others] - self._cell_means[i]
+        shared = ~np.isnan(gaps)
+        n = shared.sum(axis=1)
+        enough = np.maximum(n, 2)
+        gaps = np.where(shared, gaps, 0.0)
+        centred = np.where(shared, gaps - (gaps.sum(axis=1) / np.maximum(n, 1))[:, None], 0.0)
+        errors = np.sqrt((centred**2).sum(axis=1) / (enough - 1) / enough)
+        return np.where(n > 1, stdtrit(enough - 1, OWN_CONFIDENCE) * errors, 0.0)
+
+    def all_quantiles(self, treatments: Sequence[str], probability: float) -> NDArray[np.float64]:
+        """[n, n]: the quantile of t for the difference of each pair, with the pair's own degrees of freedom."""
+        from scipy.special import stdtrit
+
+        at = [self._index[treatment] for treatment in treatments]
+        own, df = self.own[at] ** 2, self.class_df[at]
+        pairs = (own[:, None] + own) ** 2 / (own[:, None] ** 2 / df[:, None] + own**2 / df)
+        quantiles: NDArray[np.float64] = stdtrit(np.where(df[:, None] == df, df, pairs), probability)
+        return quantiles
+
+    def _interval(self, value: float, cofactor: float, df: float) -> Difference:
         if self.variance is None:
             return Difference(value=value, standard_error=None, low=None, high=None)
         error = float(np.sqrt(self.variance * max(cofactor, 0.0)))
-        half = self.quantile * error
+        half = t_quantile(0.5 + CONFIDENCE / 2, df) * error
         return Difference(value=value, standard_error=error, low=value - half, high=value + half)
 
     @property
     def residual_sd(self) -> float | None:
-        """The noise of one observation, in the unit of the values."""
+        """The noise of one observation, in the unit of the values; of several classes that of the largest."""
         return None if self.variance is None else float(np.sqrt(self.variance))
 
     def typical_standard_error(self) -> float | None:
@@ -148,44 +229,61 @@ class AdditiveFit:
         return float(np.sqrt(self.variance * max(float(total), 0.0)))
 
     def smallest_resolved(self) -> float | None:
-        """A difference smaller than this is a tie: t(0.975) × the typical standard error."""
+        """A difference smaller than this is a tie: t(0.975) × standard error, the root mean square over pairs."""
         error = self.typical_standard_error()
-        return None if error is None else self.quantile * error
+        if error is None or self.one_class:
+            return None if error is None else t_quantile(0.5 + CONFIDENCE / 2, self.degrees_of_freedom) * error
+        _, errors = self.all_differences(self.treatments)
+        halves = self.all_quantiles(self.treatments, 0.5 + CONFIDENCE / 2) * errors
+        return float(np.sqrt((halves[np.triu_indices(len(self.treatments), k=1)] ** 2).mean()))
 
     def minimum_detectable(self) -> float | None:
-        """The true difference that is resolved with probability 0.8: (t(0.975) + t(0.8)) × standard error."""
-        error = self.typical_standard_error()
-        if error is None:
+        """The true difference that is resolved with probability 0.8, by both of `difference`'s intervals."""
+        smallest = self.smallest_resolved()
+        if smallest is None:
             return None
-        return (self.quantile + t_quantile(POWER, self.degrees_of_freedom)) * error
+        blocks = round(len(self.observations) / len(self.treatments)) if self.paired else 1
+        times = detectable(self.degrees_of_freedom, min(blocks, self.degrees_of_freedom + 1))
+        return smallest * times / t_quantile(0.5 + CONFIDENCE / 2, self.degrees_of_freedom)
 
 
-def fit(observations: Sequence[Observation]) -> AdditiveFit:
+def fit(
+    observations: Sequence[Observation],
+    *,
+    scales: Mapping[str, float] | None = None,
+    class_df: Mapping[str, float] | None = None,
+) -> AdditiveFit:
     """Fit y ~ treatment + block by least squares; a cell may be empty or hold several observations.
 
     With D the treatments' counts, N those of cells and B the blocks', the blocks' effects β solve
-    (B − NᵀD⁻¹N) β = y_blocks − NᵀD⁻¹ y_treatments: a system no larger than there are blocks.
+    (B − NᵀD⁻¹N) β = y_blocks − NᵀD⁻¹ y_treatments: a system no larger than there are blocks. `scales`, by treatment,
+    are relative sds of its values, of which each then counts 1 ÷ scale² times; `class_df` is passed on.
     """
     treatments = tuple(dict.fromkeys(o.treatment for o in observations))
     blocks = tuple(dict.fromkeys(o.block for o in observations))
     y = np.array([o.value for o in observations], dtype=np.float64)
     of_treatment, of_block = _places([o.treatment for o in observations]), _places([o.block for o in observations])
+    scale = np.ones(len(treatments)) if scales is None else np.array([scales[treatment] for treatment in treatments])
+    weights = 1 / scale[of_treatment] ** 2
     cells = np.zeros((len(treatments), len(blocks)))
-    np.add.at(cells, (of_treatment, of_block), 1.0)
+    np.add.at(cells, (of_treatment, of_block), weights)
     counts = cells.sum(axis=1)
     paired = not treatments or _joined(cells)
     if not paired:
         cells = cells[:, :0]
     # A treatment's share of each block, less an even one: what takes the blocks' effects into its adjusted mean.
-    uneven = 1 / max(cells.shape[1], 1) - cells / counts[:, None]
-    plain = np.bincount(of_treatment, weights=y, minlength=len(treatments)) / counts
+    shares = cells / counts[:, None]
+    uneven = 1 / max(cells.shape[1], 1) - shares
+    plain = np.bincount(of_treatment, weights=weights * y, minlength=len(treatments)) / counts
     effects, loadings = np.zeros(cells.shape[1]), np.zeros((len(treatments), 0))
+    leverages = weights / counts[of_treatment]
     if cells.shape[1] > 1:
-        of_blocks = np.bincount(of_block, weights=y, minlength=len(blocks)) - cells.T @ plain
-        values, vectors = np.linalg.eigh(np.diag(cells.sum(axis=0)) - cells.T @ (cells / counts[:, None]))
+        of_blocks = np.bincount(of_block, weights=weights * y, minlength=len(blocks)) - cells.T @ plain
+        values, vectors = np.linalg.eigh(np.diag(cells.sum(axis=0)) - cells.T @ shares)
         # The first value is 0: all blocks' effects up by one and all treatments' down by one is the same model.
         roots = vectors[:, 1:] / np.sqrt(values[1:])
         effects, loadings = roots @ (roots.T @ of_blocks), uneven @ roots
+        leverages = leverages + weights * ((roots[of_block] - (shares @ roots)[of_treatment]) ** 2).sum(axis=1)
     means = plain + uneven @ effects
     fitted = means[of_treatment]
     if len(effects):
@@ -197,9 +295,14 @@ def fit(observations: Sequence[Observation]) -> AdditiveFit:
         means=np.round(means, 12),
         own=1 / np.sqrt(counts),
         loadings=loadings,
-        variance=float((y - fitted) @ (y - fitted)) / df if df > 0 else None,
+        variance=float(weights @ (y - fitted) ** 2) / df if df > 0 else None,
         degrees_of_freedom=df,
         paired=paired,
+        scales=scale,
+        class_df=np.array([float(df) if class_df is None else class_df[treatment] for treatment in treatments]),
+        observations=tuple(observations),
+        residuals=y - fitted,
+        leverages=leverages,
     )
 
 
@@ -208,6 +311,30 @@ def t_quantile(probability: float, degrees_of_freedom: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees_of_freedom, probability))
+
+
+@cache
+def detectable(degrees_of_freedom: int, blocks: int) -> float:
+    """The true difference, in standard errors, that both intervals leave zero out of with probability 0.8.
+
+    The pair's own sum of squares, χ²(blocks − 1), is a part of the pooled χ²(ν); given both the mean difference is
+    normal. Its chance to be above both halves is integrated over them by Gauss–Legendre.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import chdtri, ndtr
+
+    nodes, weights = np.polynomial.legendre.leggauss(48)
+    own_df, rest_df = blocks - 1, degrees_of_freedom - blocks + 1
+    own, rest = (chdtri(df, (1 - nodes) / 2) if df > 0 else np.zeros_like(nodes) for df in (own_df, rest_df))
+    pooled = t_quantile(0.5 + CONFIDENCE / 2, degrees_of_freedom)
+    least = pooled * np.sqrt((own[:, None] + rest) / degrees_of_freedom)
+    if own_df > 0:
+        least = np.maximum(least, t_quantile(OWN_CONFIDENCE, own_df) * np.sqrt(own / own_df)[:, None])
+
+    def excess(difference: float) -> float:
+        return float((weights / 2) @ ndtr(difference - least) @ (weights / 2)) - POWER
+
+    return float(brentq(excess, 0.0, 1e3, xtol=1e-9))
 
 
 @cache

@@ -30,6 +30,8 @@ from sweeper.stats.dunnett import above_lowest
 from sweeper.stats.repeated_measures import RepeatedFit, fit_repeated
 
 ROUNDING = 1e-9
+SURELY = 4.0
+"""So many standard errors below its shortest length a config surely hasn't reached it."""
 MOST_LENGTHS = 3
 """Through so many cooled losses at most a config's curve is drawn."""
 Verdict = Literal["lowest", "as good", "ruled out", "not told"]
@@ -151,8 +153,8 @@ def _fitted(trials: Sequence[CooledTrial]) -> tuple[RepeatedFit, NDArray[np.floa
 def _reading(
     config: int, tokens: float, lengths: NDArray[np.float64], means: NDArray[np.float64], *, log_tokens_error: float
 ) -> _Reading:
-    """At `tokens`, which speeds tell with `log_tokens_error`; twice that below the shortest length is at it."""
-    if tokens < lengths[0] * math.exp(-2 * log_tokens_error - ROUNDING):
+    """At `tokens`, which speeds tell with `log_tokens_error`: a few of these below the shortest length may be at it."""
+    if tokens < lengths[0] * math.exp(-SURELY * log_tokens_error - ROUNDING):
         by_means = np.eye(len(means))[0]
         return _Reading(
             config=config, tokens=tokens, loss=float(means[0]), by_means=by_means, by_log_speed=0.0, bound=True

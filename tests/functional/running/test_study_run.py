@@ -87,7 +87,7 @@ def test_micro_batch_precision_and_steps_are_settled_by_probes_once(place):
         "batch_size: 4", "batch_size: {fastest: [2, 4]}").replace("precision: fp32", "precision: auto"))  # fmt: skip
     said = sweeper(place, "run", "tiny.yaml", "--runner", "in-process")
     assert "6 jobs to do" in said
-    assert "Held equal: time" in said
+    assert "Held equal: time" in sweeper(place, "report", "runs/tiny/full", "--details")
     probes = [record for record in ledger(place) if record["type"] == "speed"]
     assert [(probe["recipe"]["precision"], probe["execution"]["batch_size"]) for probe in probes] == [
         ("bf16", 4), ("bf16", 2), ("fp8", 4), ("fp8", 2),
@@ -147,3 +147,30 @@ def test_logs_that_cant_be_written_are_said_before_anything_is_asked(place):
     said = sweeper(place, "run", "tiny.yaml", "--runner", "in-process", expect=2)
     assert "so results can't be kept in runs/tiny/full: name another folder" in said
     assert ledger(place) == []
+
+
+def test_a_trial_that_is_asked_for_is_measured_again_and_the_ledger_keeps_both(place):
+    write_study(place, seeds=1)
+    sweeper(place, "run", "tiny.yaml", "--runner", "in-process")
+    asked_for = finals(place)[1]["trial_id"]
+    said = sweeper(place, "run", "tiny.yaml", "--runner", "in-process", "--again", asked_for)
+    assert "3 kept, 1 to do" in said
+    counts = Counter(record["trial_id"] for record in finals(place))
+    assert counts.pop(asked_for) == 2
+    assert set(counts.values()) == {1}
+    first, second = (record for record in finals(place) if record["trial_id"] == asked_for)
+    assert first["time"] < second["time"]
+    speeds = [
+        sample["tokens_per_s"]
+        for point in json.loads((folder(place) / "frontier.json").read_text())["frontiers"][0]["points"]
+        if point["config_id"] == second["config_id"]
+        for sample in point["samples"]
+    ]
+    assert speeds == [second["speed"]["tokens_per_s"]], "the later one counts"
+    assert "4 kept, 0 to do" in sweeper(place, "run", "tiny.yaml", "--runner", "in-process")
+    said = sweeper(
+        place, "run", "tiny.yaml", "--again", "nonesuch", "--runner", "in-process", "--again", "nor", expect=2
+    )
+    assert "--again nonesuch: no trial of this id has ended in this run folder" in said
+    assert "--again nor: " in said
+    assert len(finals(place)) == 5

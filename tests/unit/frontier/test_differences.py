@@ -39,10 +39,27 @@ def test_the_gap_is_that_of_tukeys_honest_significant_difference():
     gap = table.mean(1).max() - table.mean(1).min()
     assert one.gap.difference == pytest.approx(gap)
     assert (one.gap.low, one.gap.high) == (pytest.approx(gap - half, abs=1e-5), pytest.approx(gap + half, abs=1e-5))
-    best = one.best["val_loss"]
-    within = table.mean(1) - table.mean(1).min() <= half
-    assert len(best.tied_with) == within.sum() - 1
-    assert best.surely == (within.sum() == 1)
+
+
+def test_the_best_is_tied_with_each_that_one_of_the_two_intervals_holds():
+    """By hand: the pooled t at 95%, and the paired t of the two alone, one-sided at 90%."""
+    k, n = 6, 3
+    seen = set()
+    for number in range(12):
+        table = np.random.default_rng(number).normal(1.5, 0.02, size=(k, n))
+        table[0] -= 0.05
+        best = balanced(table, np.linspace(3e4, 4e4, k)).frontiers[0].best["val_loss"]
+        residual = table - table.mean(1, keepdims=True) - table.mean(0, keepdims=True) + table.mean()
+        sd = np.sqrt((residual**2).sum() / (k - 1) / (n - 1))
+        top = table.mean(1).argmin()
+        gaps = np.delete(table, top, axis=0) - table[top]
+        pooled = gaps.mean(1) > stats.t.ppf(0.975, (k - 1) * (n - 1)) * sd * np.sqrt(2 / n)
+        own = gaps.mean(1) > stats.t.ppf(0.9, n - 1) * gaps.std(1, ddof=1) / np.sqrt(n)
+        assert len(best.tied_with) == (~(pooled & own)).sum()
+        assert best.surely == (pooled & own).all()
+        seen.add((bool(pooled.all()), bool(best.surely)))
+    assert (True, True) in seen
+    assert (True, False) in seen, "the pair's own differences can hold a best back"
 
 
 def test_where_all_are_equal_a_pair_is_nearly_always_told_apart_but_the_extremes_are_not():
@@ -54,7 +71,7 @@ def test_where_all_are_equal_a_pair_is_nearly_always_told_apart_but_the_extremes
             for c in configs for seed in range(3)
         ])  # fmt: skip
         values, errors = one.all_differences(configs)
-        pairs += bool((np.abs(values) > one.quantile * errors).any())
+        pairs += bool((np.abs(values) > one.all_quantiles(configs, 0.975) * errors).any())
         worst, best = (max(configs, key=lambda c: sign * one.mean(c).value) for sign in (1, -1))
         extremes += one.simultaneous_difference(worst, best).resolved
     assert pairs > 200

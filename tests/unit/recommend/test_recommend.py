@@ -8,12 +8,11 @@ import shlex
 import numpy as np
 import pytest
 from ledger_lines import as_lines
-from scipy.stats import nct, t
 
 from sweeper.commands.main import main
 from sweeper.frontier.frontiers import frontier
 from sweeper.planning.plan import make_plan
-from sweeper.recommend.criteria import QUALITY, Lead, lead, seeds_to_tell
+from sweeper.recommend.criteria import QUALITY, Lead, at_stake, lead
 from sweeper.study.loader import load
 from tests.unit.frontier_fakes import LOSSES, OBJECTIVES, SPEEDS, environment, final, plan, study
 
@@ -253,19 +252,26 @@ def test_the_lead_in_loss_is_the_frontiers_own_difference():
                 )
 
 
-@pytest.mark.parametrize(("value", "error"), [(0.02, 0.012), (0.01, 0.01), (0.03, 0.02)])
-def test_so_many_seeds_find_the_difference_eight_times_in_ten(value, error):
-    found = Lead(value=value, standard_error=error, degrees_of_freedom=10, low=-1, high=1)
+def test_at_stake_is_the_intervals_end_against_the_choice():
+    def of(low, high):
+        return at_stake(Lead(value=0.02, standard_error=0.01, degrees_of_freedom=10, low=low, high=high))
 
-    def power(n):
-        df, scaled = 10 + n - 3, value / (error * math.sqrt(3 / n))
-        return nct.sf(t.ppf(0.975, df), df, scaled)
+    assert of(-0.01, 0.05) == 0.01
+    assert of(0.01, 0.03) == 0.0
+    assert of(None, None) is None
 
-    n = seeds_to_tell(found, 3)
-    assert power(n) >= 0.79
-    assert n == 4 or power(n - 1) < 0.805
-    assert seeds_to_tell(Lead(value=0.0, standard_error=error, degrees_of_freedom=10, low=-1, high=1), 3) is None
-    assert seeds_to_tell(Lead(value=1e-4, standard_error=error, degrees_of_freedom=10, low=-1, high=1), 3) is None
+
+def test_a_tie_says_what_is_at_stake_and_what_another_seed_of_all_takes(made):
+    make, run = made
+    make()
+    _, by = answers(run)
+    quality = by["quality"]
+    sure, tied = quality["to_be_sure"], quality["tied_with"]
+    worst = min(tied, key=lambda rival: rival["ahead"]["low"])
+    assert (sure["how"], sure["rival"]) == ("further seeds", worst["config"]["label"])
+    assert sure["at_stake"] == pytest.approx(-worst["ahead"]["low"])
+    assert (sure["seeds"], sure["trials"]) == (quality["choice"]["seeds"] + 1, 1 + len(tied))
+    assert f"may be up to {sure['at_stake']:.3f} nats lower in loss (95%)" in " ".join(run().split())
 
 
 def test_what_a_nuisance_axis_was_measured_at_counts_as_measured(made):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeper.stats.additive_fit import Observation, fit, studentized_range_quantile
+from sweeper.stats.additive_fit import Observation, detectable, fit, studentized_range_quantile
 
 CONFIGS = ("a", "b", "c", "d")
 
@@ -43,8 +43,7 @@ def test_balanced_data_agree_with_two_way_anova_by_hand():
     assert fitted.mean("c").value == pytest.approx(table[2].mean())
     assert fitted.mean("c").standard_error == pytest.approx(sd / math.sqrt(3))
     assert fitted.smallest_resolved() == pytest.approx(half)
-    power = stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)
-    assert fitted.minimum_detectable() == pytest.approx(power * sd * math.sqrt(2 / 3))
+    assert fitted.minimum_detectable() == pytest.approx(detectable(df, 3) * sd * math.sqrt(2 / 3))
 
 
 def test_a_shift_that_all_configs_share_by_seed_is_no_noise():
@@ -83,7 +82,7 @@ def test_95_percent_intervals_hold_the_truth_95_times_in_100(missing):
 
 def test_the_minimum_detectable_difference_is_found_about_8_times_in_10():
     rng, n = np.random.default_rng(4), 800
-    mdd = (stats.t.ppf(0.975, 6) + stats.t.ppf(0.8, 6)) * 0.1 * math.sqrt(2 / 3)
+    mdd = detectable(6, 3) * 0.1 * math.sqrt(2 / 3)
     found = 0
     for _ in range(n):
         values = {(c, s): (mdd if c == "b" else 0) + rng.normal(0, 0.1) for c in CONFIGS for s in range(3)}
