@@ -2,10 +2,10 @@
 
 Two kinds of intervals, both 95%:
 
-- of a pair, looked at for its own sake (`ties`) or the best against each other (`Best`): per comparison, Student's t of
-  the pooled fit, widened where the pair's own differences don't bear it out (`sweeper.stats.additive_fit`). That the
-  best was picked after looking needs no adjustment: if another is truly as good, a best is named wrongly in at most one
-  study of twenty (Hung and Fithian, arXiv 1610.03944).
+- of a pair (`ties`): per comparison, Student's t of the pooled fit, widened where the pair's own differences don't bear
+  it out (`sweeper.stats.additive_fit`). So is the best against the runner-up, and against the others by the pooled fit
+  alone (`Best`): that it was picked after looking needs no adjustment, as where another is truly as good a best is
+  named in at most one study of twenty (Hung and Fithian, arXiv 1610.03944).
 - of the best against the worst: for all pairs at once, by Tukey and Kramer: half of it is q(0.95; k, ν) ÷ √2 × the
   pair's standard error, q being the studentized range's quantile, k the number of configs and ν the degrees of freedom.
   Exact in balanced data, and where trials are missing wider than needed rather than narrower (Hayter, Annals of
@@ -63,12 +63,16 @@ def ties_and_gap(
     """All pairs of configs that are tied, per comparison; and the worst against the best, for all pairs at once.
 
     Tied is whose interval holds zero, or lies wholly within ± `margin` nats.
-    Of each pair the better comes first, so that every difference is at least zero. None of a single config.
+    What is surely the best is tied with none. Of each pair the better comes first, so that every difference is at least
+    zero. None of a single config.
     """
     ordered = sorted({p.config_id: p for p in points}.values(), key=lambda p: p.objectives["val_loss"].mean)
     if len(ordered) < 2:
         return (), None
-    rows, columns = np.nonzero(_tied_pairs([p.config_id for p in ordered], losses, margin))
+    tied = _tied_pairs([p.config_id for p in ordered], losses, margin)
+    if _best(ordered, losses, "val_loss", "min", margin).surely:
+        tied[0] = False
+    rows, columns = np.nonzero(tied)
     ties = [
         _difference(ordered[i], ordered[j], losses, margin)
         for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
@@ -123,7 +127,11 @@ def _best(points: Sequence[Point], fit: AdditiveFit, name: str, direction: str, 
     others = [point for point in ordered if point.treatment(name) != own]
     if fit.variance is None or not others:
         return Best(point_id=best.point_id, label=best.label, surely=None, tied_with=())
-    differences = [fit.difference(point.treatment(name), own) for point in others]
+    runner_up = others[0].treatment(name)
+    differences = [
+        (fit.difference if point.treatment(name) == runner_up else fit.pooled_difference)(point.treatment(name), own)
+        for point in others
+    ]
     compared = zip(others, differences, strict=True)
     tied = [point.point_id for point, d in compared if not d.resolved or d.within(name, margin)]
     return Best(point_id=best.point_id, label=best.label, surely=not tied, tied_with=tuple(tied))

@@ -1,11 +1,9 @@
 """Would it hold for longer? The configs' orders at branches and at the end, and losses at equal tokens, FLOPs and time.
 
-Every loss here is a cooled one. Orders are compared by Kendall's τ-b of the configs' mean losses. Its interval comes
-from joint draws of what the true means may be at both lengths. A trial and its branch share seed and data, so that
-their noise has much in common; with residuals E (trials × 2) of the fits of `sweeper.stats.additive_fit`, which have
-the same design and ν degrees of freedom, the posterior under the prior p(B, Σ) ∝ |Σ|^(−3/2) is Σ ~ inverse Wishart(ν,
-EᵀE), and given it the means are normal with covariance cofactors ⊗ Σ (Gelman et al., Bayesian Data Analysis, 3rd
-edition, §3.6).
+Every loss here is a cooled one. How far an order at a branch is that at the end is said by pairs: of those that are
+told apart at the end, how many are in the same order at the branch by the means. And by what matters of it: what the
+config that is lowest at the branch costs at the end (`sweeper.stats.choosing`). Kendall's τ of the means has no
+interval: noise alone makes it lower than that of the true orders, and draws about the means lower still.
 """
 
 from __future__ import annotations
@@ -20,14 +18,12 @@ from numpy.typing import NDArray
 
 from sweeper.ledger.typed import FinalLine
 from sweeper.measurements.measured import loss_of
-from sweeper.stats.additive_fit import CONFIDENCE, AdditiveFit, Observation, fit, t_quantile
+from sweeper.stats.additive_fit import AdditiveFit, Observation, fit
+from sweeper.stats.choosing import Cost, cost_of_choosing
 from sweeper.stats.rank import kendall_tau
 
 Quantity = Literal["tokens", "train_flops", "train_seconds"]
 QUANTITIES: tuple[Quantity, ...] = ("tokens", "train_flops", "train_seconds")
-DRAWS = 1000
-MOST_AT_ONCE = 2_000_000
-"""Pairs × draws that are compared at a time."""
 END = 1.0
 """The fraction of a trial's tokens at which it ends."""
 
@@ -67,16 +63,20 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far an order is that at a later length. `tau` is Kendall's τ-b with its 95% interval from joint draws.
+    """How far an order is that at a later length. `tau` is Kendall's τ-b of the means.
 
-    Of all `pairs` of configs, `reversed` are the other way round there by their means, and `flips` beyond noise.
+    Of all `pairs` of configs, `reversed` are the other way round there by their means, and `flips` beyond noise. Of
+    those that are told apart there, `resolved` (None without an estimate of the noise), `agree` are in the same order
+    here. `cost` is what the config with the lowest loss here costs there, in nats; `labels` are those of its configs.
     """
 
     tau: float | None
-    low: float | None
-    high: float | None
     pairs: int
     reversed: int
+    resolved: int | None
+    agree: int | None
+    cost: Cost
+    labels: Mapping[str, str]
     flips: tuple[Flip, ...]
 
 
@@ -244,23 +244,11 @@ def _agreement_of_trials(
     first, second = _fit([one for one, _ in pairs]), _fit([other for _, other in pairs])
     if len(first.treatments) < 2:
         return None
-    both = fit(
-        [
-            Observation(treatment=one.config_id, block=f"seed {one.seed}", value=one.loss + other.loss)
-            for one, other in pairs
-        ]
-    )
-    return agreement(first, second, labels, drawn=_drawn_together(first, second, both))
+    return agreement(first, second, labels)
 
 
-def agreement(
-    before: AdditiveFit,
-    after: AdditiveFit,
-    labels: Mapping[str, str],
-    *,
-    drawn: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
-) -> Agreement:
-    """Of two fits with the same treatments in the same order; `drawn` are (draws, treatments) of the means of each."""
+def agreement(before: AdditiveFit, after: AdditiveFit, labels: Mapping[str, str]) -> Agreement:
+    """Of two fits with the same treatments in the same order."""
     n = len(before.treatments)
     first, second = np.triu_indices(n, k=1)
     gaps = [one.means[second] - one.means[first] for one in (before, after)]
@@ -281,13 +269,16 @@ def agreement(
                 after=sign * float(gaps[1][place]),
             )
         )
-    low, high = _interval(drawn)
+    cost = cost_of_choosing(before.treatments[int(before.means.argmin())], after)
+    known = after.variance is not None
     return Agreement(
         tau=kendall_tau(before.means, after.means),
-        low=low,
-        high=high,
         pairs=len(turned),
         reversed=int(turned.sum()),
+        resolved=int(resolved[1].sum()) if known else None,
+        agree=int((resolved[1] & (gaps[0] * gaps[1] > 0)).sum()) if known else None,
+        cost=cost,
+        labels={config_id: labels[config_id] for config_id in dict.fromkeys((cost.chosen, cost.best))},
         flips=tuple(sorted(flips, key=lambda flip: min(-flip.before, flip.after))),
     )
 
@@ -295,55 +286,10 @@ def agreement(
 def _resolved(
     one: AdditiveFit, gap: NDArray[np.float64], first: NDArray[np.int64], second: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Of which pairs the 95% interval of the difference leaves out zero; of none without an estimate of the noise."""
+    """Of which pairs the interval of the difference leaves out zero; of none without an estimate of the noise."""
     if one.variance is None:
         return np.zeros(len(gap), dtype=bool)
-    own = np.diag(one.cofactors)
-    cofactor = own[first] + own[second] - 2 * one.cofactors[first, second]
-    half = t_quantile(0.5 + CONFIDENCE / 2, one.degrees_of_freedom) * np.sqrt(one.variance * np.maximum(cofactor, 0))
-    return np.abs(gap) > half
-
-
-def _interval(drawn: tuple[NDArray[np.float64], NDArray[np.float64]] | None) -> tuple[float | None, float | None]:
-    if drawn is None:
-        return None, None
-    low, high = np.quantile(drawn_taus(*drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
-
-
-def drawn_taus(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(draws,): τ of each draw, (draws, configs) each. Draws have no ties, so that it's concordant less discordant."""
-    first, second = np.triu_indices(before.shape[1], k=1)
-    at_once = max(1, MOST_AT_ONCE // len(first))
-    taus = np.empty(len(before))
-    for start in range(0, len(before), at_once):
-        part = slice(start, start + at_once)
-        rising = [one[part, first] < one[part, second] for one in (before, after)]
-        taus[part] = 2 * (rising[0] == rising[1]).mean(axis=1) - 1
-    return taus
-
-
-def _drawn_together(
-    first: AdditiveFit, second: AdditiveFit, both: AdditiveFit, *, seed: int = 0
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Draws of the means of two fits of the same trials; `both` is the fit of the sums of their values.
-
-    None with fewer than two degrees of freedom.
-    """
-    df = first.degrees_of_freedom
-    if df < 2 or first.variance is None or second.variance is None or both.variance is None:
-        return None
-    from scipy.stats import invwishart
-
-    shared = (both.variance - first.variance - second.variance) / 2
-    scale = df * np.array([[first.variance, shared], [shared, second.variance]])
-    scale += np.eye(2) * max(1e-9 * float(np.trace(scale)), 1e-18)
-    source = np.random.default_rng(seed)
-    covariances = invwishart.rvs(df=df, scale=scale, size=DRAWS, random_state=source)
-    values, vectors = np.linalg.eigh((first.cofactors + first.cofactors.T) / 2)
-    root = vectors * np.sqrt(np.clip(values, 0.0, None))
-    noise = root @ source.standard_normal((DRAWS, len(values), 2)) @ np.linalg.cholesky(covariances).transpose(0, 2, 1)
-    return first.means + noise[:, :, 0], second.means + noise[:, :, 1]
+    return np.abs(gap) > one.all_halves(one.treatments)[first, second]
 
 
 def _equal(found: Sequence[Horizon]) -> list[EqualLosses]:

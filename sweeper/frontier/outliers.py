@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sweeper.frontier.noise_classes import covariates_of
-from sweeper.measurements.measured import Measured, PlannedPoint, tokens_per_s
-from sweeper.stats.additive_fit import AdditiveFit
+from sweeper.measurements.measured import Measured, PlannedPoint, loss_of, tokens_per_s
+from sweeper.stats.additive_fit import AdditiveFit, Observation
 from sweeper.stats.outliers import outliers
 from sweeper.values.labels import listed
 
@@ -44,7 +44,7 @@ def outlying_trials(
             continue
         covariates = covariates_of([points[treatment] for treatment in fitted.treatments])
         for one in outliers(fitted, covariates, level=LEVELS[metric]):
-            trials = [trial for o in one.observations for trial in _trials(m, metric, o.treatment, o.block)]
+            trials = [trial for o in one.observations for trial in _trial(m, metric, o)]
             if trials:
                 found.append(
                     OutlyingTrial(
@@ -60,11 +60,19 @@ def outlying_trials(
     return tuple(found)
 
 
-def _trials(m: Measured, metric: str, treatment: str, block: str) -> list[tuple[str, int]]:
-    """The trials of a cell, by id and seed; several where configs share a probe."""
-    records = m.trials if metric == "val_loss" else [r for r in m.finals if tokens_per_s(r) is not None]
-    key = "config_id" if metric == "val_loss" else "probe_id"
-    return [(r.trial_id, r.seed) for r in records if getattr(r, key) == treatment and f"seed {r.seed}" == block]
+def _trial(m: Measured, metric: str, value: Observation) -> list[tuple[str, int]]:
+    """The trial that a value is from, by id and seed; none of a probe. Configs that share a probe share its cells."""
+    if metric == "val_loss":
+        each = [(r, loss_of(r)) for r in m.trials if r.config_id == value.treatment]
+    else:
+        known = [(r, tokens_per_s(r)) for r in m.finals if r.probe_id == value.treatment]
+        each = [(r, math.log(speed)) for r, speed in known if speed is not None]
+    here = [(r, found) for r, found in each if f"seed {r.seed}" == value.block]
+    if not here:
+        return []
+    # What is corrected for drift differs a little from what was measured.
+    nearest, _ = min(here, key=lambda entry: abs(entry[1] - value.value))
+    return [(nearest.trial_id, nearest.seed)]
 
 
 def outlier_caveats(found: Sequence[OutlyingTrial]) -> list[str]:

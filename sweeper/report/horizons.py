@@ -131,17 +131,19 @@ def horizon_sentences(found: Horizons) -> list[str]:
 
 
 def agreement_sentences(one: Agreement, *, here: str, later: str) -> list[str]:
-    """How far the order `here` is that `later`, and which pairs change places beyond noise."""
-    if one.tau is None:
-        return []
-    interval = "" if one.low is None or one.high is None else f" (95%: {one.low:.2f} to {one.high:.2f})"
-    if one.reversed:
-        beyond = f"{len(one.flips)} beyond noise" if one.flips else "none beyond noise"
-        turned = f"{one.reversed} of {one.pairs} pairs {'are' if one.reversed > 1 else 'is'} the other way round"
-        pairs = f"{turned} {later}, {beyond}"
+    """How far the order `here` is that `later`, what choosing here costs, and who changes places beyond noise."""
+    if one.resolved is None:
+        turned = f"{one.reversed} of {one.pairs} pairs {'is' if one.reversed == 1 else 'are'} the other way round"
+        said = [f"{turned} {later} than {here}, by the means; nothing is known of the noise."]
+    elif not one.resolved:
+        said = [f"No pair of configs is told apart {later}."]
     else:
-        pairs = f"no pair is the other way round {later}"
-    said = [f"Kendall's τ of the order {here} and that {later} is {one.tau:.2f}{interval}: {pairs}."]
+        pairs = "1 pair that is" if one.resolved == 1 else f"{one.resolved} pairs that are"
+        agree = f"{one.agree} {'is' if one.agree == 1 else 'are'}"
+        flips = len(one.flips)
+        turned = f"; {flips} {'is' if flips == 1 else 'are'} the other way round beyond noise" if flips else ""
+        said = [f"Of {pairs} told apart {later}, {agree} so ordered {here} too{turned}."]
+    said.append(_cost_sentence(one, here=here, later=later))
     said += [
         f"{flip.labels[0]} is {flip.before:.3f} nats below {flip.labels[1]} {here}, and {-flip.after:.3f} above it "
         f"{later}, beyond noise both times."
@@ -150,3 +152,16 @@ def agreement_sentences(one: Agreement, *, here: str, later: str) -> list[str]:
     if (more := len(one.flips) - MOST_FLIPS) > 0:
         said.append(f"{more} more such {'pairs are' if more > 1 else 'pair is'} in frontier.json.")
     return said
+
+
+def _cost_sentence(one: Agreement, *, here: str, later: str) -> str:
+    """What choosing the lowest loss `here` costs `later`."""
+    cost, chosen = one.cost, one.labels[one.cost.chosen]
+    if cost.value == 0:
+        most = "" if cost.high is None else f"; another may be up to {cost.high:.3f} nats lower (95%)"
+        return f"Choosing {here} takes {chosen}, which has the lowest loss {later} too{most}."
+    interval = "" if cost.low is None else f" (95%: {cost.low:.3f} to {cost.high:.3f})"
+    return (
+        f"Choosing {here} takes {chosen}, which costs {cost.value:.3f} nats {later}{interval} against "
+        f"{one.labels[cost.best]}."
+    )

@@ -133,12 +133,17 @@ class AdditiveFit:
     def difference(self, a: str, b: str) -> Difference:
         """Mean of `a` less mean of `b`, with its pooled standard error and the wider of the two intervals."""
         i, j = self._index[a], self._index[b]
-        cofactor = self.cofactors[i, i] + self.cofactors[j, j] - 2 * self.cofactors[i, j]
-        one = self._interval(float(self.means[i] - self.means[j]), float(cofactor), self.pair_df(i, j))
+        one = self.pooled_difference(a, b)
         if one.high is None:
             return one
         half = max(one.high - one.value, float(self._own_halves(i, np.array([j]))[0]))
         return replace(one, low=one.value - half, high=one.value + half)
+
+    def pooled_difference(self, a: str, b: str) -> Difference:
+        """`difference` with the interval of the pooled fit alone."""
+        i, j = self._index[a], self._index[b]
+        cofactor = self.cofactors[i, i] + self.cofactors[j, j] - 2 * self.cofactors[i, j]
+        return self._interval(float(self.means[i] - self.means[j]), float(cofactor), self.pair_df(i, j))
 
     def simultaneous_difference(self, a: str, b: str) -> Difference:
         """`difference` with an interval that holds for all pairs at once: for pairs that are picked after looking.

@@ -10,14 +10,15 @@ squares of a fit without them: added ÷ its degrees of freedom ÷ the rest's var
 variances, exactly so where nothing else was split before (Chow, Econometrica 28, 1960). Candidates are of two kinds: by
 a covariate (values up to a threshold, or above it; for words one, or all others), with two treatments on either side
 at least; and one treatment alone. A p-value is multiplied by the number of candidates of its kind (Bonferroni); the
-smallest is taken where it is below SIGNIFICANT, and the search goes on within the classes. So where all are equal, a
-split of either kind is made in at most one study of twenty.
+smallest is taken where it is below USED or SIGNIFICANT, and the search goes on within the classes, where a covariate
+that has made a split before is tried against its own splits alone. So where all are equal, a class by a covariate is
+made in at most one study of ten, one of single treatments in one of twenty.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,11 +88,11 @@ def with_classes(fitted: AdditiveFit, covariates: Covariates, *, alone: bool = T
     groups: list[frozenset[int]] = [frozenset(range(len(fitted.treatments)))]
     found: list[Split] = []
     one = fitted
-    while (
-        one.variance
-        and len(groups) < MOST_CLASSES
-        and (best := _best_split(one, groups, covariates, alone)) is not None
-    ):
+    while one.variance and len(groups) < MOST_CLASSES:
+        proven = {split.covariate for split in found if split.covariate is not None}
+        best = _best_split(one, groups, covariates, alone=alone, proven=proven)
+        if best is None:
+            break
         place, candidate, ratio, p = best
         group = groups[place]
         groups[place : place + 1] = [group - candidate.side, candidate.side]
@@ -137,7 +138,7 @@ def _sums(one: AdditiveFit, group_of: NDArray[np.intp], groups: int) -> tuple[ND
 
 
 def _best_split(
-    one: AdditiveFit, groups: Sequence[frozenset[int]], covariates: Covariates, alone: bool
+    one: AdditiveFit, groups: Sequence[frozenset[int]], covariates: Covariates, *, alone: bool, proven: Set[str]
 ) -> tuple[int, _Candidate, float, float] | None:
     """The split with the smallest corrected p-value, where that is significant: its group's place, ratio and p."""
     squares, df = _sums(one, np.arange(len(one.treatments)), len(one.treatments))
@@ -145,11 +146,14 @@ def _best_split(
     best: tuple[int, _Candidate, float, float] | None = None
     for place, group in enumerate(groups):
         by_themselves = _by_themselves(group, mean_squares) if alone else []
-        for candidate in (*_by_covariates(group, covariates, mean_squares), *by_themselves):
+        for candidate in (*_by_covariates(group, covariates, mean_squares, proven), *by_themselves):
             tested = _tested(one, group, candidate.side)
             if tested is None:
                 continue
-            ratio, p = tested[0], min(1.0, tested[1] * candidate.tries * len(groups))
+            ratio, p = (
+                tested[0],
+                min(1.0, tested[1] * candidate.tries * (1 if candidate.covariate in proven else len(groups))),
+            )
             significant = SIGNIFICANT if candidate.covariate is None else USED
             if p < significant and (best is None or p < best[3]):
                 best = (place, candidate, ratio, p)
@@ -180,17 +184,18 @@ def _tested(one: AdditiveFit, group: frozenset[int], side: frozenset[int]) -> tu
 
 
 def _by_covariates(
-    group: frozenset[int], covariates: Covariates, mean_squares: NDArray[np.float64]
+    group: frozenset[int], covariates: Covariates, mean_squares: NDArray[np.float64], proven: Set[str]
 ) -> list[_Candidate]:
     """Of the different sides of splits by a covariate the MOST_TESTED that seem the noisiest."""
     sides: dict[frozenset[int], str] = {}
-    for name, values in covariates.items():
-        for side in _sides(group, values):
+    for name in sorted(covariates, key=lambda name: name not in proven):
+        for side in _sides(group, covariates[name]):
             for one in (side, group - side):
                 if 2 <= len(one) <= len(group) - 2:
                     sides.setdefault(one, name)
     noisiest = sorted(sides, key=lambda side: -float(mean_squares[sorted(side)].mean()))[:MOST_TESTED]
-    return [_Candidate(covariate=sides[side], side=side, tries=len(sides)) for side in noisiest]
+    tries = {name: sum(other in proven for other in sides.values()) for name in proven}
+    return [_Candidate(covariate=sides[side], side=side, tries=tries.get(sides[side], len(sides))) for side in noisiest]
 
 
 def _by_themselves(group: frozenset[int], mean_squares: NDArray[np.float64]) -> list[_Candidate]:
