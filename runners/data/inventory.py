@@ -81,7 +81,7 @@ def fault(path: str) -> str:
     return ""
 
 
-def sides_of(path: str | None) -> Iterator[str]:
+def data_splits(path: str | None) -> Iterator[str]:
     """Which files are trained on and which are held out, in one line; none of data that isn't here, or is embedded.
 
     DataError: as `train_tokens`.

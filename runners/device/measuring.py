@@ -136,6 +136,6 @@ def is_out_of_memory(error: BaseException, device: torch.device) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or says_no_memory(error)
 
 
-def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+def to_milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
     """Seconds to the millisecond."""
     return {name: round(value, 3) for name, value in seconds.items()}

@@ -110,7 +110,7 @@ class Attempt:
         """Take `count` of the schedule's steps, and the branches that leave on the way; the seconds of the steps."""
         context, training = self._context, self.training
         taken, end = 0.0, training.step_index + count
-        forks = branches.planned(context.job, training.schedule)
+        forks = branches.planned_branches(context.job, training.schedule)
         while (at := training.step_index) < end:
             stop = min((one.stable_until for _, one in forks if at < one.stable_until < end), default=end)
             context.clock.enter("train")

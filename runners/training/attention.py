@@ -14,7 +14,7 @@ from sweeper.model.shape import Shape
 _FUSED = "scaled_dot_product_"
 
 
-def chosen(shape: Shape, *, seq_len: int, dtype: torch.dtype, device: torch.device) -> str:
+def chosen_kernel(shape: Shape, *, seq_len: int, dtype: torch.dtype, device: torch.device) -> str:
     """The kernel of a shape's attention, such as `flash_attention`; `math` where it is several of torch's operators.
 
     One sequence goes through the model's attention, whose operators are looked at.

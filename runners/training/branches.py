@@ -26,7 +26,7 @@ from sweeper.values.schedule import Branch, Schedule
 _ALIGNED = 64
 
 
-def planned(job: Job, trunk: Schedule) -> list[tuple[float, Schedule]]:
+def planned_branches(job: Job, trunk: Schedule) -> list[tuple[float, Schedule]]:
     """The branches that a job asks for, as fraction and schedule, in the order in which they leave the trunk."""
     cooldown = job.config.recipe.optimizer.cooldown
     found = [(fraction, trunk.branch(fraction, cooldown=cooldown)) for fraction in job.branch_at]
@@ -37,7 +37,7 @@ def missed(context: JobContext, trunk: Schedule, *, step: int, taken: Sequence[B
     """The branches that a training at `step` hasn't `taken` and is past, without a loss; notes say so."""
     have = {branch.fraction for branch in taken}
     found = []
-    for fraction, schedule in planned(context.job, trunk):
+    for fraction, schedule in planned_branches(context.job, trunk):
         if schedule.stable_until <= step and fraction not in have:
             context.note(f"{_named(fraction)} wasn't taken: the training was past it already")
             found.append(Branch(fraction=fraction, tokens=context.tokens(schedule.steps)))

@@ -72,7 +72,7 @@ class Surroundings:
         if not self._job.shared_ok:
             device_state.require_alone(self._watch)
         self._allowed = memory.cap_device(self._device, self._job.memory_bytes)
-        self.environment["attention"] = attention.chosen(
+        self.environment["attention"] = attention.chosen_kernel(
             self._job.config.shape,
             seq_len=self._job.config.recipe.seq_len,
             dtype=torch.float32 if self._job.precision == "fp32" else torch.bfloat16,

@@ -32,21 +32,21 @@ def run_job(job: Job, *, checkpoints: Checkpoints | None = None) -> Iterator[Eve
     NoHostMemory where the host has none for its batches. Where the reference config is due, it is measured first.
     """
     before = reference.look(job, run_job)
-    run = _Run(job, checkpoints)
+    attempts = _Attempts(job, checkpoints)
     ending = None
     try:
-        ending = (yield from run.train()) if job.kind == "train" else run.probe()
+        ending = (yield from attempts.train()) if job.kind == "train" else attempts.probe()
     except (RuntimeError, MemoryError) as error:
-        if not measuring.is_out_of_memory(error, run.device):
+        if not measuring.is_out_of_memory(error, attempts.device):
             raise
-        run.surroundings.note_boundary(error)
+        attempts.surroundings.note_boundary(error)
         ending = Ending(status="out_of_memory")
     finally:
-        run.release(ended=ending is not None)
-    yield before.told_by(run.outcome(ending))
+        attempts.release(ended=ending is not None)
+    yield before.told_by(attempts.outcome(ending))
 
 
-class _Run:
+class _Attempts:
     """A job's attempts, one after the other: what the last one leaves goes into the record."""
 
     def __init__(self, job: Job, checkpoints: Checkpoints | None) -> None:
@@ -124,7 +124,7 @@ class _Run:
             "speed": self.surroundings.summarise(self.attempt.times.windows if self.attempt else ()),
             "peak_memory_bytes": self.surroundings.peak_memory_bytes,
             "beside_memory_bytes": self.surroundings.beside_memory_bytes,
-            "seconds": measuring.rounded(self.clock.read()),
+            "seconds": measuring.to_milliseconds(self.clock.read()),
             "environment": self.surroundings.environment,
         }
         if self.job.kind == "speed":

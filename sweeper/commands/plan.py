@@ -24,6 +24,6 @@ def plan(arguments: Any) -> None:
         plan_csv(run.plan, sys.stdout)
     else:
         from sweeper.report.tables import plan_table
-        from sweeper.runners.data.inventory import sides_of
+        from sweeper.runners.data.inventory import data_splits
 
-        console().print(plan_table(plan_json(run.plan)), *sides_of(run.plan.data_path), sep="\n")
+        console().print(plan_table(plan_json(run.plan)), *data_splits(run.plan.data_path), sep="\n")

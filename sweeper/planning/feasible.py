@@ -18,7 +18,7 @@ from sweeper.planning.estimates import memory_bytes
 from sweeper.planning.lattice import Lattice
 from sweeper.planning.memory import MEMORY_RULE
 from sweeper.planning.solver import Drop
-from sweeper.planning.tokens import TrialSettings, rounded
+from sweeper.planning.tokens import TrialSettings, whole_steps
 from sweeper.study.schema import ShapeFields
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _steps(settings: TrialSettings, shape: Shape) -> Column | int | None:
     if not len(cast("Column", shape.d_model)):
         return np.zeros(0, dtype=np.int64)
     exact = exact_columns(shape, lambda columns: 2 * sum(settings.share(columns)))
-    return cast("Column", rounded(*settings.share(exact)))
+    return cast("Column", whole_steps(*settings.share(exact)))
 
 
 def memory_of_all(shape: Shape, settings: TrialSettings, batch_size: int) -> Column:

@@ -28,7 +28,7 @@ _Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Point:
+class LatticePoint:
     """A feasible point: a config at a micro-batch of so many sequences, or at the fastest of several, ascending."""
 
     config: Config
@@ -101,7 +101,7 @@ class Lattice:
         """Of the points with one of `shapes`."""
         return listed * self._block
 
-    def at(self, index: int) -> Point | Drop:
+    def at(self, index: int) -> LatticePoint | Drop:
         """The point of that index, or why it is dropped."""
         shape, trial = self.shape_at(index), self.settings_at(index)
         if isinstance(shape, Drop) and shape.of_heads:
@@ -114,9 +114,9 @@ class Lattice:
         if broken := self.constraints.first_broken(config):
             return broken
         if cap is None:
-            return Point(config, trial.batch_sizes)
+            return LatticePoint(config, trial.batch_sizes)
         batch_sizes = rungs_within(cap, config, trial.batch_sizes)
-        return Point(config, batch_sizes) if batch_sizes else too_large(cap, config, trial.batch_sizes[0])
+        return LatticePoint(config, batch_sizes) if batch_sizes else too_large(cap, config, trial.batch_sizes[0])
 
     def shape_at(self, index: int) -> Shape | Drop:
         """The shape of a point, or why it has none: by the head rules and the parameter budget."""

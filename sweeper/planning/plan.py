@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 
 from sweeper.model.shape import Params
 from sweeper.planning.estimates import Calibration, assumed, branch_tokens, memory_of
-from sweeper.planning.lattice import Lattice, Point
+from sweeper.planning.lattice import Lattice, LatticePoint
 from sweeper.planning.notes import follow_up_note, notes
 from sweeper.planning.solver import Drop, Window
 from sweeper.planning.train_tokens import TokensOf, TrainTokens
@@ -236,7 +236,7 @@ class PlannedConfigs(Sequence[PlannedConfig]):
         n = range(len(self))[which]
         first, end = self._found.starts[n : n + 2].tolist()
         points = [self._lattice.at(index) for index in self._found.points[first:end].tolist()]
-        made = [point for point in points if isinstance(point, Point)]
+        made = [point for point in points if isinstance(point, LatticePoint)]
         return self._planner.planned(made[0].config, [size for point in made for size in point.batch_sizes])
 
 

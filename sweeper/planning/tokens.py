@@ -50,7 +50,7 @@ class TrialSettings:
     def recipe(self, shape: Shape) -> Recipe:
         """The recipe with its steps resolved for `shape`; `minutes` stay, for a probe to resolve."""
         if self.steps_differ:
-            return self._recipe(steps=rounded(*self.share(shape)))
+            return self._recipe(steps=whole_steps(*self.share(shape)))
         return self.common_recipe
 
     @property
@@ -63,7 +63,7 @@ class TrialSettings:
         """The recipe of all shapes; where their steps differ, without any."""
         if self.fields["tokens"] is None:
             return self._recipe(minutes=self.fields["minutes"])
-        return self._recipe(steps=rounded(self.fields["tokens"], self.tokens_per_step))
+        return self._recipe(steps=whole_steps(self.fields["tokens"], self.tokens_per_step))
 
     def share(self, shape: Shape) -> tuple[int, int]:
         """What a training gets and what one step of it takes, in the same unit, where steps depend on the shape."""
@@ -136,7 +136,7 @@ def reference_tokens(trial: Trial, axes: Mapping[str, Any]) -> int | None:
     return axes["tokens_per_step"][0] if "tokens_per_step" in axes else None
 
 
-def rounded(wanted: int, step: int) -> int:
+def whole_steps(wanted: int, step: int) -> int:
     """`wanted` ÷ `step` to the nearest whole number, a half upwards, at least 1. Of arrays, one number for each."""
     steps = (2 * wanted + step) // (2 * step)
     return steps + (steps < 1)
@@ -145,7 +145,7 @@ def rounded(wanted: int, step: int) -> int:
 def longer(recipe: Recipe, tokens: int | float) -> Recipe:
     """The recipe at `tokens` tokens, where an int, or so many times its own tokens or minutes, where a float."""
     if isinstance(tokens, int):
-        return replace(recipe, steps=rounded(tokens, recipe.tokens_per_step), minutes=None)
+        return replace(recipe, steps=whole_steps(tokens, recipe.tokens_per_step), minutes=None)
     if recipe.steps is None:
         return replace(recipe, minutes=(recipe.minutes or 0) * tokens)
     return replace(recipe, steps=round(recipe.steps * tokens))

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sweeper.planning.objectives import of_final, scaled
-from sweeper.search.features import sides
+from sweeper.search.features import axis_columns
 from sweeper.search.random import shuffled
 from sweeper.search.space_filling import spread
 from sweeper.values.events import Final
@@ -120,7 +120,7 @@ class OptunaStrategy(ABC):
         from sweeper.search._on_lattice import LatticeStudy
 
         return LatticeStudy(
-            sides(self._configs, self._axes),
+            axis_columns(self._configs, self._axes),
             self.make_sampler,
             towards=list(self._objectives.values()),
             keeps_generations=self.keeps_generations,

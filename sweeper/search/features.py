@@ -29,7 +29,7 @@ class AxisColumns:
     columns: ndarray
 
 
-def sides(configs: Sequence[Config], axes: Sequence[str]) -> list[AxisColumns]:
+def axis_columns(configs: Sequence[Config], axes: Sequence[str]) -> list[AxisColumns]:
     """One for each of `axes` that has more than one value.
 
     Numbers are on a logarithmic scale where all are above zero, as widths, depths and learning rates compare by
@@ -57,5 +57,5 @@ def features(configs: Sequence[Config], axes: Sequence[str]) -> ndarray:
     """(configs, features): the columns of all sides; a column of zeros where there is none."""
     import numpy as np
 
-    columns = [side.columns for side in sides(configs, axes)]
+    columns = [side.columns for side in axis_columns(configs, axes)]
     return np.concatenate(columns, axis=1) if columns else np.zeros((len(configs), 1))

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from sweeper.study.keys import did_you_mean
 from sweeper.study.layers import SHAPE_AXES
-from sweeper.study.nodes import Node, plain
+from sweeper.study.nodes import YamlNode, plain
 from sweeper.study.schema import EMBEDDED_DATA, OptimizerFields, ShapeFields, Solve, Trial, Values
-from sweeper.study.sizes import Whole, shown
+from sweeper.study.sizes import Whole, value_text
 from sweeper.study.unsupported import unsupported_value
 from sweeper.study.validation import messages
 from sweeper.values.errors import Fault
@@ -33,7 +33,7 @@ class Axis:
     """An axis as expanded; `nodes` has the place of each value."""
 
     values: Values | Solve
-    nodes: tuple[Node, ...]
+    nodes: tuple[YamlNode, ...]
 
 
 class WrongValueError(Exception):
@@ -44,7 +44,7 @@ class WrongValueError(Exception):
         self.faults = faults
 
 
-def expand(axes: Node) -> tuple[Mapping[str, Axis], list[Fault]]:
+def expand(axes: YamlNode) -> tuple[Mapping[str, Axis], list[Fault]]:
     """The sound axes under `axes`, and the faults of the others."""
     expanded: dict[str, Axis] = {}
     faults: list[Fault] = []
@@ -56,11 +56,13 @@ def expand(axes: Node) -> tuple[Mapping[str, Axis], list[Fault]]:
     return expanded, faults
 
 
-def _axis(name: str, node: Node) -> Axis:
+def _axis(name: str, node: YamlNode) -> Axis:
     if isinstance(node.value, list):
         return _listed(name, node)
     if not isinstance(node.value, dict):
-        raise WrongValueError(node.fault(f"{shown(node.value)} is no list; {_FORMS}, or fix it under {_home(name)}"))
+        raise WrongValueError(
+            node.fault(f"{value_text(node.value)} is no list; {_FORMS}, or fix it under {_home(name)}")
+        )
     if name == "batch_size" and "fastest" in node.value:
         raise WrongValueError(node.fault(_NO_LADDER))
     if "solve" in node.value:
@@ -83,7 +85,7 @@ def _owner(name: str) -> tuple[type[BaseModel], str, tuple[str, ...]]:
     return Trial, name, ("trial",)
 
 
-def field_value(name: str, node: Node) -> Any:
+def field_value(name: str, node: YamlNode) -> Any:
     """One value of an axis, checked like the field that the axis stands for. Raises WrongValueError."""
     model, key, above = _owner(name)
     value = plain(node)
@@ -104,12 +106,12 @@ def field_value(name: str, node: Node) -> Any:
     return getattr(made, key)
 
 
-def _listed(name: str, node: Node) -> Axis:
+def _listed(name: str, node: YamlNode) -> Axis:
     if not node.elements():
         raise WrongValueError(node.fault(f"an empty list; {_FORMS}"))
     if len(node.elements()) > MAX_VALUES:
         raise WrongValueError(node.fault(f"{len(node.elements())} values; at most {MAX_VALUES}"))
-    values: dict[Any, Node] = {}
+    values: dict[Any, YamlNode] = {}
     faults: list[Fault] = []
     for element in node.elements():
         try:
@@ -118,7 +120,7 @@ def _listed(name: str, node: Node) -> Axis:
             faults += wrong.faults
             continue
         if value in values:
-            faults.append(element.fault(f"{shown(plain(element))} is in the list already; take it out"))
+            faults.append(element.fault(f"{value_text(plain(element))} is in the list already; take it out"))
         else:
             values[value] = element
     if faults:
@@ -126,7 +128,7 @@ def _listed(name: str, node: Node) -> Axis:
     return Axis(values=tuple(values), nodes=tuple(values.values()))
 
 
-def _solve(name: str, node: Node) -> Solve:
+def _solve(name: str, node: YamlNode) -> Solve:
     if name not in SOLVABLE:
         raise WrongValueError(node.fault(f"only {', '.join(SOLVABLE)} can be solved; {_FORMS}"))
     unknown = {key: child for key, child in node.items().items() if key not in Solve.model_fields}
@@ -152,7 +154,7 @@ class _Range:
     """`{from, to, step}` or `{from, to, log}`; `to` is a value too where the steps land on it."""
 
     name: str
-    node: Node
+    node: YamlNode
     faults: list[Fault] = field(default_factory=list)
 
     def values(self) -> Values:

@@ -12,10 +12,10 @@ from sweeper.study.context import Context, Faults
 from sweeper.study.expressions import Expression, ExpressionError
 from sweeper.study.keys import did_you_mean, near
 from sweeper.study.layers import SHAPE_GROUPS
-from sweeper.study.nodes import Node
+from sweeper.study.nodes import YamlNode
 from sweeper.study.presets import PRESETS
 from sweeper.study.schema import EMBEDDED_DATA
-from sweeper.study.sizes import shown
+from sweeper.study.sizes import value_text
 from sweeper.study.trial_checks import TRIAL_RULES
 from sweeper.values.objectives import DIRECTIONS
 
@@ -32,7 +32,7 @@ def check(context: Context) -> Faults:
 
 def _name(context: Context) -> Faults:
     if not _NAME.fullmatch(context.document.name):
-        message = f"{shown(context.document.name)} can't name a folder"
+        message = f"{value_text(context.document.name)} can't name a folder"
         right = "start with a letter or digit, then letters, digits, - _ and . (at most 100)"
         yield context.blamed(("name",)).fault(f"{message}; {right}")
 
@@ -56,11 +56,11 @@ def _shape_is_whole(context: Context) -> Faults:
                 yield entry.fault(f"{name} is given nowhere; add it here, or under model or axes")
 
 
-def _keys(node: Node | None) -> set[str]:
+def _keys(node: YamlNode | None) -> set[str]:
     return set(node.items()) if node else set()
 
 
-def _preset_fields(node: Node | None) -> set[str]:
+def _preset_fields(node: YamlNode | None) -> set[str]:
     """What a preset gives; an unknown one is a fault already, and might give anything."""
     if node is None:
         return set()
@@ -199,7 +199,7 @@ def _data(context: Context) -> Faults:
     missing = context.data_must_exist and not os.path.exists(place)
     if not data.strip() or missing:
         hint = did_you_mean(data, EMBEDDED_DATA).removesuffix("?")
-        yield node.fault(f"{shown(data)} is no embedded data and no path beside the study; {hint}")
+        yield node.fault(f"{value_text(data)} is no embedded data and no path beside the study; {hint}")
     elif context.data_must_exist and (wrong := context.data_fault(str(place))):
         yield node.fault(wrong)
 

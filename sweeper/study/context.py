@@ -9,7 +9,7 @@ from typing import Any
 
 from sweeper.study.axes import Axis
 from sweeper.study.layers import place_of_axis
-from sweeper.study.nodes import Node
+from sweeper.study.nodes import YamlNode
 from sweeper.study.schema import Document, Ladder, Solve
 from sweeper.study.validation import Sound
 from sweeper.values.errors import Fault
@@ -36,16 +36,16 @@ class Context:
         """The values."""
         return self.sound.document
 
-    def node(self, *path: str) -> Node | None:
+    def node(self, *path: str) -> YamlNode | None:
         """The node at `path`, if the study has one."""
         return self.sound.root.get(*path)
 
-    def blamed(self, *paths: tuple[str, ...]) -> Node:
+    def blamed(self, *paths: tuple[str, ...]) -> YamlNode:
         """The node among `paths` that was written last: under --set, else in the profile, else the first."""
         nodes = [node for path in paths if (node := self.node(*path)) is not None]
         return max(nodes, key=layer_of) if nodes else self.sound.root
 
-    def options(self, name: str) -> list[tuple[Any, Node | None]]:
+    def options(self, name: str) -> list[tuple[Any, YamlNode | None]]:
         """The values that a field of the trial takes, as an axis, a ladder or fixed, each with its node."""
         if name in self.axes:
             axis = self.axes[name]
@@ -62,7 +62,7 @@ class Context:
         return [(value, node)]
 
 
-def layer_of(node: Node) -> int:
+def layer_of(node: YamlNode) -> int:
     """2 for what was written under --set, 1 in a profile, 0 in the study itself."""
     if node.file == "--set":
         return 2

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sweeper.study.keys import did_you_mean
-from sweeper.study.sizes import quantity, shown
+from sweeper.study.sizes import quantity, value_text
 
 Number = int | float
 
@@ -110,7 +110,7 @@ def _parsed(text: str) -> ast.expr:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         tree = None
     if tree is None or "#" in text:
-        raise ExpressionError(f"{shown(text)} is no expression; {_EXAMPLE}")
+        raise ExpressionError(f"{value_text(text)} is no expression; {_EXAMPLE}")
     return tree
 
 
@@ -174,7 +174,7 @@ def _check(node: ast.expr) -> None:
             _check_number(value)
         case ast.Name(id=name):
             if name not in QUANTITIES:
-                raise ExpressionError(f"{shown(name)} is no quantity; {did_you_mean(name, QUANTITIES)}")
+                raise ExpressionError(f"{value_text(name)} is no quantity; {did_you_mean(name, QUANTITIES)}")
         case _:
             raise ExpressionError(f"{_source(node)} isn't arithmetic; {_EXAMPLE}")
 
@@ -195,9 +195,9 @@ def _is_exponent(value: Any) -> bool:
 
 def _check_number(value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ExpressionError(f"{shown(value)} is no number; {_EXAMPLE}")
+        raise ExpressionError(f"{value_text(value)} is no number; {_EXAMPLE}")
     if abs(value) > 10**18:
-        raise ExpressionError(f"{shown(value)} is too large; at most 10**18")
+        raise ExpressionError(f"{value_text(value)} is too large; at most 10**18")
 
 
 def _source(node: ast.expr) -> str:

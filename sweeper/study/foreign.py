@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweeper.study.nodes import Node, plain, resolved
+from sweeper.study.nodes import YamlNode, plain, resolved
 from sweeper.values.errors import Fault
 
 _NAMES: Mapping[str, str] = {
@@ -47,7 +47,7 @@ class _Search:
     fixed: Mapping[str, str] = field(default_factory=dict)
 
 
-def foreign_fault(root: Node) -> Fault | None:
+def foreign_fault(root: YamlNode) -> Fault | None:
     """The fault of a file that is another tool's search, None of any other file."""
     values = plain(root)
     if not isinstance(values, dict) or "trial" in values or "axes" in values:

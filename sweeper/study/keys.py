@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from sweeper.study.layers import AXES
-from sweeper.study.nodes import Node
+from sweeper.study.nodes import YamlNode
 from sweeper.study.schema import Budget, Document, OptimizerFields, ParamsBudget, Resources, Search, ShapeFields, Trial
 from sweeper.study.unsupported import unsupported_key
 from sweeper.values.errors import Fault
@@ -50,12 +50,12 @@ def near(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
 class Keys:
     """A layer without the keys that nothing reads: `faults` names them, `meant` what they stand for."""
 
-    layer: Node
+    layer: YamlNode
     faults: tuple[Fault, ...]
     meant: frozenset[str]
 
 
-def known_keys(layer: Node) -> Keys:
+def known_keys(layer: YamlNode) -> Keys:
     """Take out the keys that nothing reads. `meant` has the paths that a misspelt key was meant to be."""
     search = _Search()
     known = search.model(layer, Document, ())
@@ -70,10 +70,10 @@ class _Search:
     faults: list[Fault] = field(default_factory=list)
     meant: set[str] = field(default_factory=set)
 
-    def model(self, node: Node, model: type[BaseModel], path: Path) -> Node:
+    def model(self, node: YamlNode, model: type[BaseModel], path: Path) -> YamlNode:
         if not isinstance(node.value, dict):
             return node
-        items: dict[str, Node] = {}
+        items: dict[str, YamlNode] = {}
         for key, child in node.value.items():
             if key in model.model_fields:
                 inner = _inner(model.model_fields[key].annotation)
@@ -84,7 +84,7 @@ class _Search:
                 self.faults.append(child.key_fault(_unknown(key, path, known)))
         return node.with_items(items)
 
-    def axes(self, axes: Node) -> Node:
+    def axes(self, axes: YamlNode) -> YamlNode:
         if not isinstance(axes.value, dict):
             return axes
         items = {}
@@ -96,7 +96,7 @@ class _Search:
                 self.faults.append(child.key_fault(_unknown_axis(key)))
         return axes.with_items(items)
 
-    def _children(self, node: Node, model: type[BaseModel], path: Path) -> Node:
+    def _children(self, node: YamlNode, model: type[BaseModel], path: Path) -> YamlNode:
         if isinstance(node.value, list) and path == ("shapes",):
             return replace(node, value=[self.model(child, model, path) for child in node.value])
         return self.model(node, model, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from sweeper.study.nodes import Node, plain
+from sweeper.study.nodes import YamlNode, plain
 from sweeper.study.schema import OptimizerFields
 from sweeper.values.errors import Fault
 
@@ -39,14 +39,14 @@ AXES = (*SHAPE_AXES, *TRIAL_AXES, *OPTIMIZER_AXES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Alternative:
     """One member of a one-of group: the paths that set it, and those that mean nothing without it."""
 
     paths: tuple[Path, ...]
     beside: tuple[Path, ...] = ()
 
 
-Group = tuple[Choice, ...]
+Alternatives = tuple[Alternative, ...]
 
 
 def place_of_axis(axis: str) -> Path:
@@ -56,23 +56,23 @@ def place_of_axis(axis: str) -> Path:
     return ("trial", *axis.split(".", 1))
 
 
-def _groups() -> Iterator[Group]:
+def _groups() -> Iterator[Alternatives]:
     optimizer = tuple((name,) for name in OPTIMIZER_AXES)
     for names in (*SHAPE_GROUPS, *TRIAL_GROUPS, *optimizer):
         choices = []
         for name in names:
             beside: tuple[Path, ...] = (("model", "multiple_of"),) if name == "ffn_ratio" else ()
-            choices += [Choice(paths=(place_of_axis(name),), beside=beside)]
-            choices += [Choice(paths=(("axes", name),), beside=beside)]
+            choices += [Alternative(paths=(place_of_axis(name),), beside=beside)]
+            choices += [Alternative(paths=(("axes", name),), beside=beside)]
         yield tuple(choices)
     params = ("budget", "params")
     yield (
-        Choice(paths=((*params, "target"), (*params, "tolerance"))),
-        Choice(paths=((*params, "min"), (*params, "max"))),
+        Alternative(paths=((*params, "target"), (*params, "tolerance"))),
+        Alternative(paths=((*params, "min"), (*params, "max"))),
     )
 
 
-GROUPS: tuple[Group, ...] = tuple(_groups())
+GROUPS: tuple[Alternatives, ...] = tuple(_groups())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +95,12 @@ COMPANIONS = (
 )
 
 
-def _given(layer: Node, choice: Choice) -> list[Node]:
+def _given(layer: YamlNode, choice: Alternative) -> list[YamlNode]:
     nodes = [layer.get(*path) for path in choice.paths]
     return [node for node in nodes if node is not None and node.value is not None]
 
 
-def conflicts(layer: Node) -> Iterator[Fault]:
+def conflicts(layer: YamlNode) -> Iterator[Fault]:
     """A fault at each member of a one-of group after the first that one layer sets."""
     for group in GROUPS:
         given = [min(nodes, key=lambda node: node.key_at) for c in group if (nodes := _given(layer, c))]
@@ -109,7 +109,7 @@ def conflicts(layer: Node) -> Iterator[Fault]:
             yield second.key_fault(f"{given[0].path} is given too; keep one of the two")
 
 
-def merged(base: Node, over: Node) -> Node:
+def merged(base: YamlNode, over: YamlNode) -> YamlNode:
     """`over` on top of `base`: mappings merge, all else replaces, null removes, one-of groups replace.
 
     What goes with a value goes with it: under `precision: fp32` nothing is left of `fp8_backend`.
@@ -130,7 +130,7 @@ def merged(base: Node, over: Node) -> Node:
     return _over(base, over, ())
 
 
-def _turned_away(over: Node, result: Node, companions: Companions) -> bool:
+def _turned_away(over: YamlNode, result: YamlNode, companions: Companions) -> bool:
     """Whether `over` gives or removes the owner, and leaves none of the words that its companions need."""
     paths = companions.paths(companions.owner)
     nodes = [node for path in paths if (node := result.get(*path)) is not None]
@@ -138,7 +138,7 @@ def _turned_away(over: Node, result: Node, companions: Companions) -> bool:
     return any(over.get(*path) for path in paths) and not any(value in companions.words for value in given)
 
 
-def _without(node: Node, path: Path) -> Node:
+def _without(node: YamlNode, path: Path) -> YamlNode:
     child = node.get(path[0])
     if child is None:
         return node
@@ -150,7 +150,7 @@ def _without(node: Node, path: Path) -> Node:
     return node.with_items(items)
 
 
-def _over(base: Node, over: Node, path: Path) -> Node:
+def _over(base: YamlNode, over: YamlNode, path: Path) -> YamlNode:
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return without_nulls(over)
     items = dict(base.value)
@@ -170,13 +170,13 @@ def _over(base: Node, over: Node, path: Path) -> Node:
     return base.with_items(items)
 
 
-def _form(axis: Node) -> str:
+def _form(axis: YamlNode) -> str:
     if "solve" in axis.items():
         return "solve"
     return "range" if {"from", "to", "step", "log"} & set(axis.items()) else ""
 
 
-def without_nulls(node: Node) -> Node:
+def without_nulls(node: YamlNode) -> YamlNode:
     """The tree without keys whose value is null. A null in a list stays, for the schema to refuse."""
     if isinstance(node.value, dict):
         items = {key: without_nulls(child) for key, child in node.value.items() if child.value is not None}

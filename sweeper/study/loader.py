@@ -14,18 +14,18 @@ from sweeper.study.context import Context
 from sweeper.study.json_schema import schema_json
 from sweeper.study.keys import known_keys, near
 from sweeper.study.layers import conflicts, merged, without_nulls
-from sweeper.study.nodes import Node
+from sweeper.study.nodes import YamlNode
 from sweeper.study.schema import EMBEDDED_DATA, LoadedStudy
-from sweeper.study.sizes import shown
+from sweeper.study.sizes import value_text
 from sweeper.study.source import SET, Parts, read_overrides, read_parts
 from sweeper.study.validation import read_document, values_of
 from sweeper.values.errors import Fault, StudyFaults, UsageError
 from sweeper.values.paths import profile_of
 from sweeper.values.run_folder import RunFolder
 
-__all__ = ["FULL", "choose_profile", "load", "schema_json"]
+__all__ = ["FULL_PROFILE", "choose_profile", "load", "schema_json"]
 
-FULL = "full"
+FULL_PROFILE = "full"
 """The profile that is the study itself."""
 
 
@@ -55,7 +55,7 @@ def load(
         new = merged_profile.faults - full.faults
         faults |= _said_under(new, own=f"profiles.{name}", under=f"under profile {name}")
     chosen = _chosen(parts, profile, has_gpu=has_gpu, faulty=bool(faults))
-    result = full if chosen == FULL else profiles[chosen]
+    result = full if chosen == FULL_PROFILE else profiles[chosen]
     layers, form_faults = read_overrides(overrides)
     above = result.under(layers)
     faults |= form_faults | _said_under(above.faults - result.faults, own="", under="with --set")
@@ -69,13 +69,13 @@ def choose_profile(names: Iterable[str], profile: str | None, *, has_gpu: bool) 
 
     Raises UsageError, listing the profiles, for one that the study doesn't have.
     """
-    known = (FULL, *names)
+    known = (FULL_PROFILE, *names)
     if profile is None:
-        return "cpu" if not has_gpu and "cpu" in known else FULL
+        return "cpu" if not has_gpu and "cpu" in known else FULL_PROFILE
     if profile not in known:
         meant = near(profile, known)
         hint = f"; did you mean {meant}?" if meant else ""
-        raise UsageError(f"the study has no profile {shown(profile)}; it has {', '.join(known)}{hint}")
+        raise UsageError(f"the study has no profile {value_text(profile)}; it has {', '.join(known)}{hint}")
     return profile
 
 
@@ -85,7 +85,7 @@ def _chosen(parts: Parts, profile: str | None, *, has_gpu: bool, faulty: bool) -
         return choose_profile(parts.profiles, profile, has_gpu=has_gpu)
     except UsageError:
         if faulty:
-            return FULL
+            return FULL_PROFILE
         raise
 
 
@@ -117,7 +117,7 @@ class _Layered:
     faulty: frozenset[str]
     faults: frozenset[Fault]
 
-    def under(self, layers: Sequence[Node]) -> _Layered:
+    def under(self, layers: Sequence[YamlNode]) -> _Layered:
         """With more layers on top, the last the highest."""
         return _layered(layers, below=self.context.sound.root, faulty=self.faulty, place=self.place)
 
@@ -133,7 +133,7 @@ class _Layered:
         return LoadedStudy(study=study, profile=profile, file=file, resolved=resolved, data_path=data_path)
 
 
-def _layered(layers: Sequence[Node], *, below: Node | None, faulty: frozenset[str], place: _Place) -> _Layered:
+def _layered(layers: Sequence[YamlNode], *, below: YamlNode | None, faulty: frozenset[str], place: _Place) -> _Layered:
     """`layers` over what is `below`, with the faults of each layer and of all as merged."""
     known = [known_keys(layer) for layer in layers]
     above = [keys.layer for keys in known]
@@ -171,7 +171,7 @@ def load_folder(folder: RunFolder, *, given: Mapping[str, object]) -> LoadedStud
     """
     if ignored := [flag for flag, value in given.items() if value]:
         raise UsageError(
-            f"{shown(folder.root)} is a run folder, whose study and profile are settled: "
+            f"{value_text(folder.root)} is a run folder, whose study and profile are settled: "
             f"leave {' and '.join(ignored)} out, or name the study's YAML file"
         )
     if not folder.ledger.exists() or not folder.study.exists():

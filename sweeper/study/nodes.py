@@ -19,11 +19,11 @@ MAX_VALUES = 20_000
 MAX_DEPTH = 20
 
 Scalar = str | int | float | bool | None
-Place = tuple[int, int]
+LineColumn = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Node:
+class YamlNode:
     """A value with its place: `at` is the value's (line, column), `key_at` that of the key it stands under.
 
     `path` is like `profiles.cpu.trial.tokens`; `text` is a scalar as written.
@@ -31,9 +31,9 @@ class Node:
 
     file: str
     path: str
-    at: Place
-    key_at: Place
-    value: Scalar | dict[str, Node] | list[Node]
+    at: LineColumn
+    key_at: LineColumn
+    value: Scalar | dict[str, YamlNode] | list[YamlNode]
     text: str = ""
 
     def fault(self, message: str) -> Fault:
@@ -44,40 +44,40 @@ class Node:
     def key_fault(self, message: str, *, child: str = "") -> Fault:
         """A fault of the key, or of a `child` that is missing under it."""
         line, column = self.key_at
-        path = joined(self.path, child) if child else self.path
+        path = dotted(self.path, child) if child else self.path
         return Fault(file=self.file, line=line, column=column, path=path, message=message)
 
-    def get(self, *keys: str | int) -> Node | None:
+    def get(self, *keys: str | int) -> YamlNode | None:
         """The node under `keys`, or None."""
-        node: Node | None = self
+        node: YamlNode | None = self
         for key in keys:
-            if isinstance(node, Node) and isinstance(node.value, dict) and isinstance(key, str):
+            if isinstance(node, YamlNode) and isinstance(node.value, dict) and isinstance(key, str):
                 node = node.value.get(key)
-            elif isinstance(node, Node) and isinstance(node.value, list) and isinstance(key, int):
+            elif isinstance(node, YamlNode) and isinstance(node.value, list) and isinstance(key, int):
                 node = node.value[key] if key < len(node.value) else None
             else:
                 return None
         return node
 
-    def items(self) -> dict[str, Node]:
+    def items(self) -> dict[str, YamlNode]:
         """The children of a mapping; none for anything else."""
         return self.value if isinstance(self.value, dict) else {}
 
-    def elements(self) -> list[Node]:
+    def elements(self) -> list[YamlNode]:
         """The children of a list; none for anything else."""
         return self.value if isinstance(self.value, list) else []
 
-    def with_items(self, items: dict[str, Node]) -> Node:
+    def with_items(self, items: dict[str, YamlNode]) -> YamlNode:
         """The same place with other children."""
         return replace(self, value=items)
 
 
-def joined(path: str, key: str) -> str:
+def dotted(path: str, key: str) -> str:
     """`path.key`."""
     return f"{path}.{key}" if path else key
 
 
-def plain(node: Node) -> Any:
+def plain(node: YamlNode) -> Any:
     """The values alone: dicts, lists and scalars."""
     if isinstance(node.value, dict):
         return {key: plain(child) for key, child in node.value.items()}
@@ -110,7 +110,7 @@ _HINTS = (
 )
 
 
-def parse(text: str, *, file: str, path: str = "", at: Place | None = None) -> tuple[Node | None, list[Fault]]:
+def parse(text: str, *, file: str, path: str = "", at: LineColumn | None = None) -> tuple[YamlNode | None, list[Fault]]:
     """The tree of `text`, None for an empty one or one that isn't YAML, and the faults of its form.
 
     `path` is put before each node's path; `at` replaces every place (for text that isn't in a file).
@@ -137,7 +137,7 @@ def parse(text: str, *, file: str, path: str = "", at: Place | None = None) -> t
     return (node if reader.whole else None), reader.faults
 
 
-def _place_of(text: str, position: int) -> Place:
+def _place_of(text: str, position: int) -> LineColumn:
     before = text[:position]
     return before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1
 
@@ -147,14 +147,14 @@ class _Reader:
     """Turns PyYAML's nodes into ours and collects the faults of their form."""
 
     file: str
-    at: Place | None
+    at: LineColumn | None
     faults: list[Fault] = field(default_factory=list)
     whole: bool = True
     _open: list[int] = field(default_factory=list)
     _values: int = 0
-    _top: tuple[Place, str] = ((1, 1), "")
+    _top: tuple[LineColumn, str] = ((1, 1), "")
 
-    def fault(self, place: Place, path: str, message: str) -> Fault:
+    def fault(self, place: LineColumn, path: str, message: str) -> Fault:
         line, column = self.at or place
         return Fault(file=self.file, line=line, column=column, path=path, message=message)
 
@@ -165,9 +165,9 @@ class _Reader:
         hint = next((hint for sign, hint in _HINTS if sign in said), "")
         return self.fault(place, path, f"not valid YAML: {said}" + (f"; {hint}" if hint else ""))
 
-    def node(self, source: yaml.Node, *, path: str, key: Place | None) -> Node:
+    def node(self, source: yaml.Node, *, path: str, key: LineColumn | None) -> YamlNode:
         place = self.at or (source.start_mark.line + 1, source.start_mark.column + 1)
-        made = Node(file=self.file, path=path, at=place, key_at=key or place, value=None)
+        made = YamlNode(file=self.file, path=path, at=place, key_at=key or place, value=None)
         problem = self._problem(source)
         if problem:
             self.faults.append(made.fault(problem))
@@ -204,7 +204,7 @@ class _Reader:
             return "half a surrogate pair is no text; take it out"
         return None
 
-    def _elements(self, source: yaml.SequenceNode, path: str) -> list[Node]:
+    def _elements(self, source: yaml.SequenceNode, path: str) -> list[YamlNode]:
         elements = []
         for index, child in enumerate(source.value):
             if not self.whole:
@@ -212,8 +212,8 @@ class _Reader:
             elements.append(self.node(child, path=f"{path}[{index}]", key=None))
         return elements
 
-    def _items(self, source: yaml.MappingNode, path: str) -> dict[str, Node]:
-        items: dict[str, Node] = {}
+    def _items(self, source: yaml.MappingNode, path: str) -> dict[str, YamlNode]:
+        items: dict[str, YamlNode] = {}
         for key, child in source.value:
             if not self.whole:
                 break
@@ -222,7 +222,7 @@ class _Reader:
                 self.faults.append(self.fault(place, path, "this key is no plain word; write key: value"))
                 continue
             name = str(key.value)
-            own = joined(path, name)
+            own = dotted(path, name)
             self._top = (place, own) if len(self._open) == 1 else self._top
             if name == "<<" and key.tag == "plain":
                 message = "merge keys are not supported; repeat the fields, or use a profile"

@@ -45,18 +45,18 @@ def quantity(text: str, *, kind: Kind) -> Decimal:
     """
     match = _QUANTITY.fullmatch(text.strip()) if len(text) <= 60 else None
     if match is None:
-        raise ValueError(f"{shown(text)} is no number; write one like {_EXAMPLES[kind]}")
+        raise ValueError(f"{value_text(text)} is no number; write one like {_EXAMPLES[kind]}")
     number, unit = match.groups()
     if not unit:
         right = f"write {number} without quotes" if kind != "duration" else f"give a unit, like {_EXAMPLES[kind]}"
-        raise ValueError(f"{shown(text)} is text; {right}")
+        raise ValueError(f"{value_text(text)} is text; {right}")
     if unit not in _UNITS:
         near = [known for known in _UNITS if known.lower() == unit.lower() and _UNITS[known][0] == kind]
         hint = f"write {number}{near[0]}" if near else f"write a number like {_EXAMPLES[kind]}"
-        raise ValueError(f"{unit} in {shown(text)} is no unit; {hint}")
+        raise ValueError(f"{unit} in {value_text(text)} is no unit; {hint}")
     unit_kind, factor = _UNITS[unit]
     if unit_kind != kind:
-        raise ValueError(f"{unit} in {shown(text)} doesn't fit here; write a number like {_EXAMPLES[kind]}")
+        raise ValueError(f"{unit} in {value_text(text)} doesn't fit here; write a number like {_EXAMPLES[kind]}")
     return Decimal(number.replace("_", "")) * factor
 
 
@@ -71,7 +71,7 @@ def typed(text: str) -> int | float | str:
     return text
 
 
-def shown(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value as a message shows it: short, on one line, printable."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
@@ -85,7 +85,7 @@ def shown(value: Any) -> str:
 
 def _number(value: Any, *, kind: Kind) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{shown(value)} is no number; write one like {_EXAMPLES[kind]}")
+        raise ValueError(f"{value_text(value)} is no number; write one like {_EXAMPLES[kind]}")
     if isinstance(value, str):
         return quantity(value, kind=kind)
     if not math.isfinite(value):
@@ -108,12 +108,12 @@ class Whole:
         """`value` as an int. Raises ValueError saying what would be right."""
         number = _number(value, kind=self.kind)
         if number > self.high:
-            raise ValueError(f"{shown(value)} is too large; at most {self.high}")
+            raise ValueError(f"{value_text(value)} is too large; at most {self.high}")
         if number < self.low:
             least = self.low if self.kind == "count" else f"{self.low // 2**20}MiB"
-            raise ValueError(f"{shown(value)} is too small; at least {least}")
+            raise ValueError(f"{value_text(value)} is too small; at least {least}")
         if number != int(number) and self.kind == "count":
-            raise ValueError(f"{shown(value)} is not whole; nearest are {int(number)} and {int(number) + 1}")
+            raise ValueError(f"{value_text(value)} is not whole; nearest are {int(number)} and {int(number) + 1}")
         return int(number)
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -139,11 +139,11 @@ class Real:
         number = float(_number(value, kind=self.kind))
         if number < self.low or (self.above and number <= self.low):
             bound = "more than" if self.above else "at least"
-            raise ValueError(f"{shown(value)} is too small; {bound} {self.low:g}")
+            raise ValueError(f"{value_text(value)} is too small; {bound} {self.low:g}")
         if not math.isfinite(number):
-            raise ValueError(f"{shown(value)} is too large")
+            raise ValueError(f"{value_text(value)} is too large")
         if number >= self.below:
-            raise ValueError(f"{shown(value)} is too large; less than {self.below:g}{self._percent(number)}")
+            raise ValueError(f"{value_text(value)} is too large; less than {self.below:g}{self._percent(number)}")
         return number
 
     def _percent(self, number: float) -> str:
@@ -173,7 +173,7 @@ class Longer:
             return Whole().parse(value)
         factor = float(match.group(1).replace("_", ""))
         if not 1 < factor < math.inf:
-            raise ValueError(f"{shown(value)} is not longer; write more than 1x, like 4x")
+            raise ValueError(f"{value_text(value)} is not longer; write more than 1x, like 4x")
         return factor
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -193,10 +193,10 @@ class Duration:
         if value is False or value == "off":
             return None
         if not isinstance(value, str):
-            raise ValueError(f"{shown(value)} is no time; write one like {_EXAMPLES['duration']}, or off")
+            raise ValueError(f"{value_text(value)} is no time; write one like {_EXAMPLES['duration']}, or off")
         seconds = float(quantity(value, kind="duration"))
         if not 0 < seconds < math.inf:
-            raise ValueError(f"{shown(value)} is too {'small; more than 0s' if seconds <= 0 else 'large'}, or off")
+            raise ValueError(f"{value_text(value)} is too {'small; more than 0s' if seconds <= 0 else 'large'}, or off")
         return seconds
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:

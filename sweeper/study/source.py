@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper.study.foreign import foreign_fault
-from sweeper.study.nodes import MAX_CHARACTERS, Node, Place, joined, parse
-from sweeper.study.sizes import shown
+from sweeper.study.nodes import MAX_CHARACTERS, LineColumn, YamlNode, dotted, parse
+from sweeper.study.sizes import value_text
 from sweeper.values.errors import Fault, StudyFaults
 
 SET = "--set"
@@ -18,15 +18,15 @@ SET = "--set"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _MAX_BYTES = 4 * MAX_CHARACTERS
-_START: Place = (1, 1)
+_START: LineColumn = (1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """The study without its profiles, and these. `faulty` are paths whose form is wrong, in any part."""
 
-    study: Node
-    profiles: dict[str, Node]
+    study: YamlNode
+    profiles: dict[str, YamlNode]
     faults: tuple[Fault, ...]
     faulty: frozenset[str]
 
@@ -55,19 +55,19 @@ def read_parts(path: Path) -> Parts:
     )
 
 
-def _profiles(node: Node | None) -> tuple[dict[str, Node], list[Fault]]:
+def _profiles(node: YamlNode | None) -> tuple[dict[str, YamlNode], list[Fault]]:
     if node is None or node.value is None:
         return {}, []
     if not isinstance(node.value, dict):
         return {}, [node.fault("profiles are a mapping; write profiles: {cpu: {…}}")]
-    profiles: dict[str, Node] = {}
+    profiles: dict[str, YamlNode] = {}
     faults = []
     for name, profile in node.value.items():
         if name == "full":
             faults.append(profile.key_fault("full is the study itself; give the profile another name"))
         elif not _NAME.fullmatch(name):
             right = "use letters, digits, - and _ (at most 100)"
-            faults.append(profile.key_fault(f"{shown(name)} can't name a profile; {right}"))
+            faults.append(profile.key_fault(f"{value_text(name)} can't name a profile; {right}"))
         elif not isinstance(profile.value, dict):
             faults.append(profile.fault("a profile is a mapping of what differs; write {} for nothing"))
         else:
@@ -75,7 +75,7 @@ def _profiles(node: Node | None) -> tuple[dict[str, Node], list[Fault]]:
     return profiles, faults
 
 
-def _fault(path: Path, place: Place, message: str) -> Fault:
+def _fault(path: Path, place: LineColumn, message: str) -> Fault:
     return Fault(file=str(path), line=place[0], column=place[1], path="", message=message)
 
 
@@ -113,15 +113,15 @@ def _neighbour(path: Path) -> str:
     return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
-def read_overrides(overrides: Sequence[str]) -> tuple[list[Node], set[Fault]]:
+def read_overrides(overrides: Sequence[str]) -> tuple[list[YamlNode], set[Fault]]:
     """Each `key=value` as a layer, so that a later one replaces an earlier one of its group; their faults."""
-    layers: list[Node] = []
+    layers: list[YamlNode] = []
     faults: set[Fault] = set()
     for override in overrides:
         key, equals, text = override.partition("=")
         keys = _keys(key.strip())
         if not equals or not all(keys):
-            faults.add(_set_fault("", f"{shown(override)} sets nothing; write key=value, trial.tokens=1M"))
+            faults.add(_set_fault("", f"{value_text(override)} sets nothing; write key=value, trial.tokens=1M"))
         elif keys[0] == "profiles":
             faults.add(_set_fault(key, "profiles can't be set; choose one with --profile"))
         else:
@@ -129,7 +129,7 @@ def read_overrides(overrides: Sequence[str]) -> tuple[list[Node], set[Fault]]:
             value, form_faults = parse(text, file=SET, path=path, at=_START)
             faults.update(form_faults)
             if not form_faults:
-                null = Node(file=SET, path=path, at=_START, key_at=_START, value=None)
+                null = YamlNode(file=SET, path=path, at=_START, key_at=_START, value=None)
                 layers.append(_nested(keys, value or null))
     return layers, faults
 
@@ -142,13 +142,13 @@ def _keys(key: str) -> list[str]:
     return keys
 
 
-def _nested(keys: list[str], value: Node) -> Node:
+def _nested(keys: list[str], value: YamlNode) -> YamlNode:
     node = value
     for depth in range(len(keys) - 1, -1, -1):
         path = ".".join(keys[:depth])
-        node = Node(file=SET, path=path, at=_START, key_at=_START, value={keys[depth]: node})
+        node = YamlNode(file=SET, path=path, at=_START, key_at=_START, value={keys[depth]: node})
     return node
 
 
 def _set_fault(path: str, message: str) -> Fault:
-    return Fault(file=SET, line=1, column=1, path=joined("", path), message=message)
+    return Fault(file=SET, line=1, column=1, path=dotted("", path), message=message)

@@ -8,7 +8,7 @@ from math import lcm
 from sweeper.study.build import steps_given
 from sweeper.study.context import Context, Faults, either, layer_of
 from sweeper.study.layers import COMPANIONS, Companions
-from sweeper.study.nodes import Node
+from sweeper.study.nodes import YamlNode
 from sweeper.study.presets import PRESETS
 from sweeper.study.schema import DEFAULT_BATCH_SIZE, Ladder, SeedRange, Solve
 
@@ -50,7 +50,7 @@ def _whole_steps(context: Context) -> Faults:
                 )
 
 
-def _one_of_several(nodes: list[Node]) -> Node:
+def _one_of_several(nodes: list[YamlNode]) -> YamlNode:
     """The node to blame: a value of an axis, else a rung of a ladder, else what was written last."""
     for several in (".axes.", ".fastest["):
         for node in nodes:

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sweeper.study.keys import did_you_mean
-from sweeper.study.nodes import Node, plain
+from sweeper.study.nodes import YamlNode, plain
 from sweeper.study.schema import TAG, Document
-from sweeper.study.sizes import shown
+from sweeper.study.sizes import value_text
 from sweeper.study.unsupported import unsupported_value
 from sweeper.values.errors import Fault
 
@@ -39,7 +39,7 @@ _WANTED = {
 class Sound:
     """What could be read of a document: `document` has defaults in the places of `faulty`."""
 
-    root: Node
+    root: YamlNode
     document: Document
     faulty: frozenset[str]
 
@@ -52,7 +52,7 @@ def _nested(path: str, above: str) -> bool:
     return path == above or path.startswith((f"{above}.", f"{above}["))
 
 
-def values_of(root: Node) -> dict[str, Any]:
+def values_of(root: YamlNode) -> dict[str, Any]:
     """The plain values of a study; name, question and data stay text even if they look like numbers."""
     values: dict[str, Any] = plain(root)
     for path in _TEXT_PATHS:
@@ -63,7 +63,7 @@ def values_of(root: Node) -> dict[str, Any]:
     return values
 
 
-def read_document(root: Node, meant: Iterable[str]) -> tuple[Sound, list[Fault]]:
+def read_document(root: YamlNode, meant: Iterable[str]) -> tuple[Sound, list[Fault]]:
     """Validate a merged study: all that is sound, and a fault for all that isn't.
 
     `meant` are paths known to be faulty already.
@@ -106,7 +106,7 @@ def _cut(values: dict[str, Any], loc: Loc) -> Loc:
     return ()
 
 
-def _placed(root: Node, loc: Loc, message: str) -> Fault:
+def _placed(root: YamlNode, loc: Loc, message: str) -> Fault:
     node = root.get(*loc)
     if node is not None:
         return node.fault(message)
@@ -136,7 +136,7 @@ def _message(detail: ErrorDetails) -> str:
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         if not isinstance(value, str):
-            return f"{shown(value)} doesn't fit here; write one of {', '.join(choices)}"
+            return f"{value_text(value)} doesn't fit here; write one of {', '.join(choices)}"
         hint = did_you_mean(value, choices)
-        return f"{shown(value)} is not known; {hint}"
-    return f"{shown(value)} doesn't fit here; write {_WANTED.get(kind, detail['msg'])}"
+        return f"{value_text(value)} is not known; {hint}"
+    return f"{value_text(value)} doesn't fit here; write {_WANTED.get(kind, detail['msg'])}"

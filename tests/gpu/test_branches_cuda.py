@@ -26,7 +26,7 @@ def test_a_training_comes_back_as_it_left(tmp_path, optimizer):
     batches, own = (train_batches(dataset, seed=0, batch_size=8, seq_len=64, device=device, skip=n) for n in (0, 40))
     training = build_training(job=run, device=device, batches=batches)
     training.timed_steps(5)
-    ((_, schedule),) = branches.planned(run, training.schedule)
+    ((_, schedule),) = branches.planned_branches(run, training.schedule)
     before = [tensor.clone() for tensor in state(training)]
     held = torch.cuda.memory_allocated()
     with branches.away(training, schedule, own):

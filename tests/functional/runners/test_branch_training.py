@@ -244,7 +244,7 @@ def test_a_branch_leaves_the_stable_part_and_ends_cold():
 
 def test_branches_that_leave_at_the_same_step_are_all_taken(chain):
     run = replace(job(chain, steps=4, eval_tokens=512), branch_at=(0.45, 0.5, 0.55))
-    assert len(branches.planned(run, Schedule.of(4, warmup=0.04, cooldown=0.2))) == 3
+    assert len(branches.planned_branches(run, Schedule.of(4, warmup=0.04, cooldown=0.2))) == 3
     found = outcome_of(run)
     assert len({branch.val_loss for branch in found.branches}) == 1
     assert len(found.branches) == 3

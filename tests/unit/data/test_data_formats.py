@@ -9,7 +9,7 @@ import pytest
 
 from sweeper.commands.main import main
 from sweeper.runners.data.dataset import open_data
-from sweeper.runners.data.inventory import fault, sides_of
+from sweeper.runners.data.inventory import data_splits, fault
 from sweeper.runners.data.shards import is_held_out
 from sweeper.values.errors import DataError
 
@@ -145,7 +145,7 @@ def test_which_files_are_on_which_side_is_said_before_anything_runs(tmp_path, ca
 def test_many_shards_are_said_in_short(tmp_path):
     data = IDS.astype("<u2").tobytes()
     write(tmp_path, {f"train_{n:03}.bin": data for n in range(12)} | {"val.bin": data})
-    (said,) = sides_of(str(tmp_path / "data"))
+    (said,) = data_splits(str(tmp_path / "data"))
     assert "240,000 train tokens in train_000.bin, train_001.bin … train_011.bin (12 shards), 20,000 held out" in said
 
 

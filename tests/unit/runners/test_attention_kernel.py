@@ -5,14 +5,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sweeper.model.shape import derive
-from sweeper.runners.training.attention import chosen
+from sweeper.runners.training.attention import chosen_kernel
 
 SHAPE = derive({"n_layers": 1, "d_model": 64, "head_dim": 16, "n_kv_heads": 2, "ffn_hidden": 64, "vocab_size": 16,
                 "tie_embeddings": True})  # fmt: skip
 
 
 def named(seq_len=64, dtype=torch.bfloat16):
-    return chosen(SHAPE, seq_len=seq_len, dtype=dtype, device=torch.device("cpu"))
+    return chosen_kernel(SHAPE, seq_len=seq_len, dtype=dtype, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
