@@ -1,8 +1,8 @@
 """Regimes of synthetic studies, written down with their seeds before the methods that are held to them.
 
 Real studies' true losses spread (highest less lowest) over 2.5 to 6 times a trial's scatter: the regimes are such
-studies, but for the wide one, which is `synthetic.drawn`. A close study has 6 to 12 configs, whose log speeds are uniform
-over 0.4 to 1.5, and 2 to 4 seeds; its losses lie
+studies, but for the wide one, which is `synthetic.drawn`. A close study has 6 to 12 configs, whose log speeds are
+uniform over 0.4 to 1.5, and 2 to 4 seeds; its losses lie
 
 - trade_off: along a power of the log speed's rank in its range, a faster config worse, with some scatter of its own;
 - plateau: level but for the faster half or so, which gets worse in proportion;

@@ -39,7 +39,7 @@ def main_device(found: Frontier) -> DeviceFrontier:
 
 
 def _first(one: DeviceFrontier) -> str:
-    kept = [p for p in one.points if p.standing in ("frontier", "tied")]
+    kept = [p for p in one.points if p.standing in ("frontier", "tied")] or list(one.points)
     counts = [p.params["total"] for p in one.points]
     low, high = short(min(counts)), short(max(counts))
     size = f"{low} parameters" if low == high else f"{low}–{high} parameters"

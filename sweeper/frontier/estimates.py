@@ -14,7 +14,7 @@ from sweeper.frontier.posterior import Draws, joint_draws
 from sweeper.frontier.standing import judge
 from sweeper.measurements.drift import ReferenceLog, reference_log
 from sweeper.measurements.measured import Measured, PlannedPoint, Seeds, device_of, measured, tokens_per_s
-from sweeper.measurements.nuisance_axes import AtBest, at_best
+from sweeper.measurements.nuisance_axes import AtBest, at_best, unsteady_levels
 from sweeper.measurements.resolved import resolved_points, shown, without_winning_probes
 from sweeper.planning.objectives import EXACT, exact
 from sweeper.stats.additive_fit import AdditiveFit, Observation, fit
@@ -83,9 +83,11 @@ def _estimates(
     losses = _loss_observations(m)
     means = fit(losses)
     configs: dict[str, Config] = {point.config.config_id: point.config for point in here}
-    best = at_best(losses, means, list(configs.values()), nuisance)
+    diverged = Counter(record["config_id"] for record in m.diverged)
+    unsteady = unsteady_levels(list(configs.values()), diverged, means.treatments, nuisance)
+    best = at_best(losses, means, [config for id_, config in configs.items() if id_ not in unsteady], nuisance)
     names = {point.config.config_id: label for point, label in here.items()}
-    here = {point: label for point, label in here.items() if point.config.config_id not in best.outdone}
+    here = {point: label for point, label in here.items() if point.config.config_id not in best.outdone | unsteady}
     fits = {
         "val_loss": fit(best.losses) if best.tuned else means,
         "tokens_per_s": fit(_speed_observations(m, [point.probe_id for point in here], log)),
@@ -122,8 +124,11 @@ def _points_with_standing(
         and ("peak_memory_bytes" not in objectives or _peaks(m, p.probe_id))
     ]
     points.sort(key=lambda point: -point.objectives["tokens_per_s"].mean)
-    judged = judge(points, fits, objectives, margins)
-    draws = joint_draws(judged, fits, objectives)
+    trained = Counter(record["config_id"] for record in (*m.trials, *m.diverged))
+    diverged = Counter(record["config_id"] for record in m.diverged)
+    counts = {config_id: (diverged[config_id], n) for config_id, n in trained.items()}
+    draws = joint_draws(points, fits, objectives, trials_diverged=counts)
+    judged = judge(points, fits, objectives, margins, draws)
     if draws is None:
         return judged, None
     return tuple([replace(point, p_frontier=p) for point, p in zip(judged, draws.p_frontier, strict=True)]), draws
@@ -197,6 +202,7 @@ def _point(
         ),
         peak_memory_bytes=max(peaks, default=None),
         beside_memory_bytes=_beside(m),
+        diverged=sum(r["config_id"] == config_id for r in m.diverged),
         on_frontier=False,
         standing="dominated",
         tied_with=(),

@@ -14,7 +14,7 @@ from sweeper.frontier.differences import Best, LossDifference, best_of_each, tie
 from sweeper.frontier.estimates import DeviceEstimates, estimates_by_device
 from sweeper.frontier.horizons import HeldForLonger, Horizons, held_for_longer, horizons
 from sweeper.frontier.points import Point
-from sweeper.frontier.standing import hypervolume
+from sweeper.frontier.standing import hypervolume, steady
 from sweeper.measurements.batch_ladders import BatchLadder, batch_ladders
 from sweeper.measurements.drift import Drift, drift_caveats
 from sweeper.measurements.measured import PlannedPoint, Seeds, measured
@@ -47,7 +47,8 @@ class Noise:
 class DeviceFrontier:
     """The points measured on one device type, fastest first, and what can be said about them.
 
-    `hypervolume` (nats × tokens/s) lies between the frontier and `reference`, the worst value of each objective among
+    What diverged for a seed is among the points, and in nothing else while there is another. `hypervolume` (nats ×
+    tokens/s) lies between the frontier and `reference`, the worst value of each objective among
     the points; its 95% interval and `attainment`, what 2.5%, 50% and 97.5% of the drawn frontiers attain, are those of
     `sweeper.frontier.attainment`, None and empty without an estimate of the noise. `best` has, by objective, the best
     point and whether it surely is; `ties` are pairs of configs whose losses aren't told apart, per comparison; `gap` is
@@ -188,8 +189,9 @@ def _device_frontier(
         rivals = draws.dominated_by([point.point_id for point in points])
         points = tuple([replace(point, dominated_by=by) for point, by in zip(points, rivals, strict=True)])
     configs = [point.config for point in planned]
-    volume, reference = hypervolume(points, objectives)
-    ties, gap = ties_and_gap(points, fits["val_loss"], margins["val_loss"])
+    chosen_from = steady(points)
+    volume, reference = hypervolume(chosen_from, objectives)
+    ties, gap = ties_and_gap(chosen_from, fits["val_loss"], margins["val_loss"])
     have = {(point.config_id, point.probe_id) for point in points}
     missing = [p for p in judged.here if (p.config.config_id, p.probe_id) not in have]
     return DeviceFrontier(
@@ -198,12 +200,10 @@ def _device_frontier(
         points=points,
         noise={name: _noise(one) for name, one in fits.items()},
         hypervolume=volume,
-        hypervolume_interval=None
-        if draws is None
-        else hypervolume_interval(draws, objectives, volume=volume, reference=reference),
+        hypervolume_interval=None if draws is None else hypervolume_interval(draws, objectives, reference=reference),
         attainment=() if draws is None else attainment(draws, objectives),
         reference=reference,
-        best=best_of_each(points, fits, objectives, margins),
+        best=best_of_each(chosen_from, fits, objectives, margins),
         ties=ties,
         gap=gap,
         incomplete=tuple([judged.here[p] for p in missing]),

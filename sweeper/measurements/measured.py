@@ -49,6 +49,7 @@ class Measured:
     "resolution" those `apart`: trials resolved otherwise (steps, precision) than most of their config. `elsewhere` are
     planned trials that other device types alone have run, resolved as those here, in the same environment and in
     the precision of the probe here: their losses count, as they don't depend on the device, and nothing else of them.
+    `diverged` are planned trials that diverged, here or elsewhere, and didn't end ok here.
     """
 
     device: str
@@ -57,6 +58,7 @@ class Measured:
     left_out: Mapping[str, int]
     apart: tuple[Record, ...] = ()
     elsewhere: tuple[Record, ...] = ()
+    diverged: tuple[Record, ...] = ()
 
     @property
     def trials(self) -> tuple[Record, ...]:
@@ -103,11 +105,13 @@ def measured(records: Iterable[Record], planned: Sequence[PlannedPoint], seeds: 
         place = (device_of(record), record["type"], key)
         latest.pop(place, None)
         latest[place] = record
+    diverged = {key: record for (_, _, key), record in latest.items() if record["status"] == "diverged"}
     return [
         _of_device(
             device,
             [record for place, record in latest.items() if place[0] == device],
             {key: record for (_, kind, key), record in latest.items() if kind == "final" and _usable(record)},
+            diverged,
         )
         for device in dict.fromkeys(place[0] for place in latest)
     ]
@@ -120,8 +124,10 @@ def _ladder_probes(planned: Sequence[PlannedPoint]) -> set[str]:
     return {probe_id for ladder in probed for probe_id in ladder.probe_ids}
 
 
-def _of_device(device: str, records: Sequence[Record], anywhere: Mapping[str, Record]) -> Measured:
-    """`anywhere` has the latest usable final of each trial on any device type."""
+def _of_device(
+    device: str, records: Sequence[Record], anywhere: Mapping[str, Record], diverged: Mapping[str, Record]
+) -> Measured:
+    """`anywhere` has the latest usable final of each trial on any device type, `diverged` the latest that diverged."""
     usable = [record for record in records if _usable(record)]
     apart = _resolved_otherwise([record for record in usable if record["type"] == "final"])
     left_out: dict[str, int] = {"resolution": len(apart)} if apart else {}
@@ -145,6 +151,7 @@ def _of_device(device: str, records: Sequence[Record], anywhere: Mapping[str, Re
         left_out=left_out,
         apart=tuple(apart),
         elsewhere=tuple(_resolved_alike(elsewhere, finals)),
+        diverged=tuple([diverged[trial_id] for trial_id in diverged.keys() - {r["trial_id"] for r in finals}]),
     )
 
 

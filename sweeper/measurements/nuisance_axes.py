@@ -122,3 +122,27 @@ def _tuned(
         ),
         optimism=sum(a - b for a, b in pairs) / len(pairs) if pairs else None,
     )
+
+
+def unsteady_levels(
+    configs: Sequence[Config], diverged: Mapping[str, int], measured: Sequence[str], nuisance: Sequence[str]
+) -> frozenset[str]:
+    """Ids of configs that diverged for some seed, where at another value of the `nuisance` axes no trial did.
+
+    `diverged` counts trials by config id; `measured` are the ids of those that have a loss.
+    """
+    unsteady = {config.config_id for config in configs if diverged.get(config.config_id)}
+    if not nuisance or not unsteady:
+        return frozenset()
+    steady = {
+        _without(config, nuisance)
+        for config in configs
+        if config.config_id in measured and config.config_id not in unsteady
+    }
+    return frozenset(
+        [
+            config.config_id
+            for config in configs
+            if config.config_id in unsteady and _without(config, nuisance) in steady
+        ]
+    )

@@ -67,7 +67,7 @@ class AdditiveFit:
     given these very blocks and in units of the noise, is `own` [treatments] × a standard normal value of its own +
     `loadings` [treatments, blocks − 1] × standard normal values that all treatments share. `variance` is None where
     no degree of freedom is left. `paired` is False where the blocks that treatments share don't connect them all:
-    then blocks count as noise.
+    then blocks count as noise. `observations` are what was fitted, with their `residuals`.
     """
 
     treatments: tuple[str, ...]
@@ -77,6 +77,8 @@ class AdditiveFit:
     variance: float | None
     degrees_of_freedom: int
     paired: bool
+    observations: tuple[Observation, ...] = field(repr=False)
+    residuals: NDArray[np.float64] = field(repr=False)
 
     @cached_property
     def cofactors(self) -> NDArray[np.float64]:
@@ -200,6 +202,8 @@ def fit(observations: Sequence[Observation]) -> AdditiveFit:
         variance=float((y - fitted) @ (y - fitted)) / df if df > 0 else None,
         degrees_of_freedom=df,
         paired=paired,
+        observations=tuple(observations),
+        residuals=y - fitted,
     )
 
 
