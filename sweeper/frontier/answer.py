@@ -97,6 +97,12 @@ def _second(one: DeviceFrontier) -> str:
     return f"Which has the lowest loss is open: judged all at once, {names} can't be told apart in loss; {pair}."
 
 
+def finished_text(point: Point) -> str:
+    """Of a point that diverged for some seed: "1 of 3 finished"."""
+    finished = len(point.samples)
+    return f"{finished} of {finished + point.diverged} finished"
+
+
 def seeds_text(each: Sequence[int]) -> str:
     """With how many seeds the points were trained: "3 seeds", or "1 to 5 seeds" where they differ."""
     least, most = min(each), max(each)
