@@ -32,14 +32,16 @@ from sweeper.values.records import Config, Record
 class Noise:
     """What seeds leave unexplained, in nats for val_loss and as a fraction (log) for tokens_per_s.
 
-    A difference below `smallest_resolved` is a tie; a true one of `minimum_detectable` is resolved with
-    80% probability. Both are for a typical pair; None without a noise estimate.
+    A difference of any two below `smallest_resolved` is a tie, one above `largest_tie` is none; they part where some
+    have more seeds than others. A true one of `minimum_detectable` is resolved with 80% probability or more, whatever
+    the pair. None without a noise estimate.
     """
 
     residual_sd: float | None
     degrees_of_freedom: int
     paired: bool
     smallest_resolved: float | None
+    largest_tie: float | None
     minimum_detectable: float | None
 
 
@@ -231,10 +233,12 @@ def _tokens(points: Sequence[PlannedPoint]) -> dict[Config, int]:
 
 
 def _noise(one: AdditiveFit) -> Noise:
+    resolved = one.resolved_range()
     return Noise(
         residual_sd=one.residual_sd,
         degrees_of_freedom=one.degrees_of_freedom,
         paired=one.paired,
-        smallest_resolved=one.smallest_resolved(),
+        smallest_resolved=None if resolved is None else resolved[0],
+        largest_tie=None if resolved is None else resolved[1],
         minimum_detectable=one.minimum_detectable(),
     )

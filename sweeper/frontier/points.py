@@ -50,6 +50,7 @@ class Dominator:
 class Point:
     """A config, or a config at a micro-batch where several are planned (`point_id` is then config_id@batch).
 
+    `loss_id` is its own config id, or that of another config that is the same computation and was counted in its place.
     `batch_size` is the micro-batch whose speed is shown. `resolved` names what measuring made of the declaration:
     batch_size of a ladder, precision of auto (or of a second try after an FP8 NaN), steps and tokens of minutes.
 
@@ -61,12 +62,14 @@ class Point:
     in one (`sweeper.frontier.posterior`), None without a noise estimate. `dominated_by` has up to three points that
     dominate it with a chance of 5% or more, the likeliest first.
 
+    Of its objectives peak memory is the median of what its jobs needed, which doesn't grow with their number.
     `peak_memory_bytes` is the highest that was measured, `beside_memory_bytes` the most that lay beside any job on this
     device type (`sweeper.values.events.Final`): the same for all its points, since it is the process's.
     """
 
     point_id: str
     config_id: str
+    loss_id: str
     probe_id: str
     batch_size: int
     label: str
@@ -89,4 +92,4 @@ class Point:
 
     def treatment(self, metric: str) -> str:
         """Whose the measurements of `metric` are: points of one config share its losses, of one probe its speeds."""
-        return self.config_id if metric == "val_loss" else self.probe_id
+        return self.loss_id if metric == "val_loss" else self.probe_id

@@ -142,7 +142,7 @@ def _drawn_losses(
     losses, speeds = fits["val_loss"], fits["tokens_per_s"]
     log_speeds: dict[str, list[float]] = {}
     for point in points:
-        log_speeds.setdefault(point.config_id, []).append(speeds.mean(point.probe_id).value)
+        log_speeds.setdefault(point.treatment("val_loss"), []).append(speeds.mean(point.probe_id).value)
     at = [losses.treatments.index(config_id) for config_id in config_ids]
     squares, degrees = _residual_squares(losses)
     measured = Means(

@@ -66,8 +66,9 @@ class Choice:
     """The answer for one use case. `choice` is None where there is none: `why` says so.
 
     `limits` are those that it keeps, `assumed` the flags of which nothing was given. `tied_with` comes best first,
-    `lowest_loss` is the lowest by the means where the choice is one of quality and another's. `promising` is a predicted config that is ahead
-    by its mean, but not shown to be. `argv` trains it, `trained_as` is the config_id that this gives.
+    `lowest_loss` has the lowest mean loss, where the choice is one of quality and a faster one. `promising` is a
+    predicted config that is ahead by its mean, but not shown to be. `argv` trains it, `trained_as` is the config_id
+    that this gives.
     """
 
     use_case: UseCase

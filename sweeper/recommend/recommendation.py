@@ -2,8 +2,9 @@
 
 A config that was measured is chosen by its means, and called a tie with every other that isn't shown to be worse. For
 quality the fastest is chosen of those that are tied: a slower one would cost time for nothing that is shown. One that
-diverged for a seed is never chosen while there is another. One that is only predicted is chosen where it is shown to be better than the best measured one (the 95% interval of the
-difference leaves out zero), or where no measured one keeps the limits.
+diverged for a seed is never chosen while there is another. One that is only predicted is chosen where it is shown to be
+better than the best measured one (the 95% interval of the difference leaves out zero), or where no measured one keeps
+the limits.
 """
 
 from __future__ import annotations

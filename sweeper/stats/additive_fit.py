@@ -12,7 +12,7 @@ this is the paired comparison: a difference of two means over n seeds has standa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 
@@ -67,7 +67,8 @@ class AdditiveFit:
     given these very blocks and in units of the noise, is `own` [treatments] × a standard normal value of its own +
     `loadings` [treatments, blocks − 1] × standard normal values that all treatments share. `variance` is None where
     no degree of freedom is left. `paired` is False where the blocks that treatments share don't connect them all:
-    then blocks count as noise. `observations` are what was fitted, with their `residuals`.
+    then blocks count as noise. `observations` are what was fitted, with their `residuals`. `copy_of` has other names of
+    treatments, by which they are known as well.
     """
 
     treatments: tuple[str, ...]
@@ -79,6 +80,10 @@ class AdditiveFit:
     paired: bool
     observations: tuple[Observation, ...] = field(repr=False)
     residuals: NDArray[np.float64] = field(repr=False)
+    copy_of: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __contains__(self, treatment: object) -> bool:
+        return treatment in self._index
 
     @cached_property
     def cofactors(self) -> NDArray[np.float64]:
@@ -87,7 +92,8 @@ class AdditiveFit:
 
     @cached_property
     def _index(self) -> dict[str, int]:
-        return {treatment: i for i, treatment in enumerate(self.treatments)}
+        own = {treatment: i for i, treatment in enumerate(self.treatments)}
+        return own | {copy: own[treatment] for copy, treatment in self.copy_of.items() if treatment in own}
 
     @cached_property
     def quantile(self) -> float:
@@ -140,26 +146,25 @@ class AdditiveFit:
         """The noise of one observation, in the unit of the values."""
         return None if self.variance is None else float(np.sqrt(self.variance))
 
-    def typical_standard_error(self) -> float | None:
-        """Root mean square, over all pairs of treatments, of the standard error of their difference."""
-        n = len(self.treatments)
-        if self.variance is None or n < 2:
-            return None
-        # Over ordered pairs i ≠ j the mean of C_ii + C_jj − 2 C_ij is 2 (n·tr C − ΣC) ÷ (n (n − 1)).
-        total = 2 * (n * np.trace(self.cofactors) - self.cofactors.sum()) / (n * (n - 1))
-        return float(np.sqrt(self.variance * max(float(total), 0.0)))
+    def resolved_range(self) -> tuple[float, float] | None:
+        """Of any two treatments a smaller difference than the first is a tie, a larger one than the second none.
 
-    def smallest_resolved(self) -> float | None:
-        """A difference smaller than this is a tie: t(0.975) × the typical standard error."""
-        error = self.typical_standard_error()
-        return None if error is None else self.quantile * error
+        t(0.975) × the least and the greatest standard error of a pair; one figure where each has as many values.
+        """
+        if self.variance is None or len(self.treatments) < 2:
+            return None
+        halves = self.quantile * self.all_differences(self.treatments)[1][np.triu_indices(len(self.treatments), k=1)]
+        return float(halves.min()), float(halves.max())
 
     def minimum_detectable(self) -> float | None:
-        """The true difference that is resolved with probability 0.8: (t(0.975) + t(0.8)) × standard error."""
-        error = self.typical_standard_error()
-        if error is None:
+        """The true difference that is resolved with probability 0.8 or more, whatever the pair.
+
+        (t(0.975) + t(0.8)) × the greatest standard error of a pair.
+        """
+        found = self.resolved_range()
+        if found is None:
             return None
-        return (self.quantile + t_quantile(POWER, self.degrees_of_freedom)) * error
+        return found[1] * (1 + t_quantile(POWER, self.degrees_of_freedom) / self.quantile)
 
 
 def fit(observations: Sequence[Observation]) -> AdditiveFit:

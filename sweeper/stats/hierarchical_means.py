@@ -32,7 +32,9 @@ Array = NDArray[np.float64]
 
 LEAST_MEANS = 4
 """Of fewer nothing is learnt of a trend or of what scatters about it."""
-SHRINKAGES = (np.arange(12) + 0.5) / 12
+_EDGES = np.array([0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, *np.linspace(0.1, 1, 10)])
+SHRINKAGES, LIKELY = (_EDGES[1:] + _EDGES[:-1]) / 2, np.diff(_EDGES)
+"""Middles and widths of intervals of v/(v + τ²), finer where τ is large: means far apart are left as they are."""
 LEVEL, STEEP = 0.03, 10.0
 TRENDS = ((LEVEL, LEVEL, 0.1), (STEEP, 0.1, 0.45), (STEEP, STEEP, 0.45))
 """Of each kind of trend g of its slope and of its curvature, and how likely it is beforehand."""
@@ -111,7 +113,7 @@ def _coefficients(means: Array, w: Array, degrees: int, noise: Array, tau2: Arra
         of_trend[:, :, column, column] += 1 / shared[:, None]
     wm = np.einsum("ki,sbk->sbi", w, means / v, optimize=True)
     level = -0.5 * (np.log(v).sum(axis=2) + (means**2 / v).sum(axis=2))
-    level -= 0.5 * (w.shape[1] - degrees) * np.log(shared)[:, None]
+    level += np.log(LIKELY) - 0.5 * (w.shape[1] - degrees) * np.log(shared)[:, None]
     total = np.median(noise, axis=1)[:, None] + tau2
     parts = []
     for *sizes, likely in TRENDS:
