@@ -20,7 +20,7 @@ campaign: $(INSTALLED)     ## what takes too long for `test`: kills, clusters, t
 	SWEEPER_TEST_EXAMPLES=all $(BIN)/python -m pytest tests/unit/planning/test_planning_solver.py tests/unit/planning/test_planning_feasible.py tests/unit/model/test_transformer.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/search_quality.py
-	$(BIN)/python benchmarks/calibration.py
+	$(BIN)/python benchmarks/calibration/verdicts.py
 	$(BIN)/python benchmarks/calibration_surrogate.py
 
 lint: $(INSTALLED)         ## style, types, import rules

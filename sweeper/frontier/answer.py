@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sweeper.frontier.points import steady
 from sweeper.values.labels import duration, listed, short
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class _Words:
         self._one, self._decision = one, one.decision
         self._points = {point.point_id: point for point in one.points}
         self._choice = self._points[one.decision.choice or ""]
-        self._labels = {point.config_id: point.label for point in one.points}
+        self._labels = {point.config_id: point.label for point in steady(one.points)}
         self._several = len(self._labels)
 
     def choice(self) -> str:
@@ -75,7 +76,7 @@ class _Words:
             others = "the other" if self._several == 2 else f"all {self._several - 1} others"
             return f"the lowest loss {at}, shown against {others}"
         fastest = self._is_fastest(self._choice)
-        lowest = min(self._one.points, key=_loss).config_id == self._choice.config_id
+        lowest = min(steady(self._one.points), key=_loss).config_id == self._choice.config_id
         if decision.by == "equal_time":
             return f"{'the fastest, and ' if fastest else ''}the lowest mean loss {at}"
         if fastest and lowest:
@@ -90,7 +91,7 @@ class _Words:
         return f"at {_range([_tokens(point) for point in self._one.points])} tokens"
 
     def _is_fastest(self, point: Point) -> bool:
-        return _speed(point) >= max(map(_speed, self._one.points))
+        return _speed(point) >= max(map(_speed, steady(self._one.points)))
 
     def as_good(self) -> str:
         """What may be as good, with how far its loss may be from the choice's, and its speed."""
@@ -123,7 +124,7 @@ class _Words:
         )
 
     def _at_equal_tokens(self) -> str:
-        lowest = min(self._one.points, key=_loss)
+        lowest = min(steady(self._one.points), key=_loss)
         if lowest.config_id == self._choice.config_id:
             return ""
         apart = self._one.fits["val_loss"].difference(lowest.config_id, self._choice.config_id)
@@ -244,6 +245,12 @@ def tokens_text(trained: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) 
     tokens = [recipe["tokens"] for recipe, _ in trained]
     ratios = [recipe["tokens"] / params["total"] for recipe, params in trained]
     return f"{_range(tokens)} tokens ({_range(ratios)} per parameter)"
+
+
+def finished_text(point: Point) -> str:
+    """Of a point that diverged for some seed: "1 of 3 finished"."""
+    finished = len(point.samples)
+    return f"{finished} of {finished + point.diverged} finished"
 
 
 def seeds_text(each: Sequence[int]) -> str:

@@ -1,8 +1,7 @@
 """How far the frontier as a whole is known, from the joint draws: its hypervolume and what it attains.
 
-The best of noisy points reads too good, and the frontier of the means with it; draws about the means are about as much
-too good once more. So the interval of the hypervolume is the basic one, which turns the draws' quantiles round about
-the means' own value v: from 2v − q(97.5%) to 2v − q(2.5%) (Davison and Hinkley, Bootstrap Methods, 1997, §5.2).
+The best of noisy points reads too good, and the frontier of the means with it. Draws lie about what the hierarchical
+model of losses makes of the means, which is drawn back by as much: the interval of the hypervolume is that of theirs.
 
 A surface at p% is the border of what at least p% of the drawn frontiers attain, by the empirical attainment function
 (Fonseca, Guerreiro, López-Ibáñez, Paquete, EMO 2011; `moocore.eaf`).
@@ -42,15 +41,13 @@ class Surface:
     vertices: tuple[tuple[float, ...], ...]
 
 
-def hypervolume_interval(
-    draws: Draws, objectives: Mapping[str, str], *, volume: float, reference: Mapping[str, float]
-) -> Interval:
-    """The 95% interval of the hypervolume up to `reference`; `volume` is that of the means."""
+def hypervolume_interval(draws: Draws, objectives: Mapping[str, str], *, reference: Mapping[str, float]) -> Interval:
+    """The 95% interval of the hypervolume up to `reference`."""
     maximise = [direction == "max" for direction in objectives.values()]
     worst = [reference[name] for name in objectives]
     drawn = [volume_of(values, worst, maximise) for values in _frontiers(draws, objectives)]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(low=max(0.0, float(2 * volume - high)), high=max(0.0, float(2 * volume - low)))
+    return Interval(low=float(low), high=float(high))
 
 
 def attainment(draws: Draws, objectives: Mapping[str, str]) -> tuple[Surface, ...]:
@@ -60,7 +57,7 @@ def attainment(draws: Draws, objectives: Mapping[str, str]) -> tuple[Surface, ..
     if len(objectives) != 2:
         return ()
     signs = np.array([1.0 if direction == "min" else -1.0 for direction in objectives.values()])
-    frontiers = [values * signs for values in _frontiers(draws, objectives)]
+    frontiers = [values * signs for values in _frontiers(draws, objectives) if len(values)]
     sets = np.repeat(np.arange(len(frontiers)), [len(values) for values in frontiers])
     table = moocore.eaf(np.concatenate(frontiers), sets, percentiles=list(PERCENT))
     return tuple(

@@ -157,7 +157,7 @@ def _window_caveats(records: Sequence[MeasuredLine]) -> list[str]:
 
 def _learning_rate_caveats(configs: Sequence[Config], losses: AdditiveFit) -> list[str]:
     """Where the learning rate is an axis: configs whose best rate lies at an end of those tried. Else, one for all."""
-    measured = [config for config in configs if config.config_id in losses.treatments]
+    measured = [config for config in configs if config.config_id in losses]
     if all(len(group) == 1 for group in _by_rate(configs)):
         return unscaled_caveats(measured)
     groups = _by_rate(measured)

@@ -66,7 +66,7 @@ def ties_and_gap(
     What is surely the best is tied with none. Of each pair the better comes first, so that every difference is at least
     zero. None of a single config.
     """
-    ordered = sorted({p.config_id: p for p in points}.values(), key=lambda p: p.objectives["val_loss"].mean)
+    ordered = sorted({p.treatment("val_loss"): p for p in points}.values(), key=lambda p: p.objectives["val_loss"].mean)
     if len(ordered) < 2:
         return (), None
     tied = _tied_pairs([p.config_id for p in ordered], losses, margin)

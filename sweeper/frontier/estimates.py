@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import median
 
 import numpy as np
 
@@ -18,8 +19,9 @@ from sweeper.frontier.standing import judge
 from sweeper.ledger.typed import FinalLine, Line
 from sweeper.measurements.drift import ReferenceLog, reference_log
 from sweeper.measurements.measured import Measured, PlannedPoint, Seeds, loss_of, measured, tokens_per_s
-from sweeper.measurements.nuisance_axes import AtBest, at_best
+from sweeper.measurements.nuisance_axes import AtBest, at_best, unsteady_levels
 from sweeper.measurements.resolved import resolved_points, shown, without_winning_probes
+from sweeper.measurements.same_computation import copies, fit_once
 from sweeper.planning.objectives import EXACT, exact
 from sweeper.stats.additive_fit import AdditiveFit, Observation, fit
 from sweeper.values.labels import labels
@@ -88,15 +90,19 @@ def _estimates(
     pooled, resolved = m, tuple(here)
     m = without_winning_probes(m, list(here))
     losses = _loss_observations(m)
-    means = fit(losses)
     configs: dict[str, Config] = {point.config.config_id: point.config for point in here}
-    best = at_best(losses, means, list(configs.values()), nuisance)
+    copy_of = copies(list(configs.values()), {o.treatment for o in losses})
+    means = fit_once(losses, copy_of)
+    diverged = Counter(record.config_id for record in m.diverged)
+    unsteady = unsteady_levels(list(configs.values()), diverged, means, nuisance)
+    best = at_best(losses, means, [config for id_, config in configs.items() if id_ not in unsteady], nuisance)
     names = {point.config.config_id: label for point, label in here.items()}
     resolved_here = here
-    here = {point: label for point, label in here.items() if point.config.config_id not in best.outdone}
+    here = {point: label for point, label in here.items() if point.config.config_id not in best.outdone | unsteady}
     speeds = fit(_speed_observations(m, [point.probe_id for point in here], log))
     outlying = outlying_trials(m, {"val_loss": means, "tokens_per_s": speeds}, resolved_here)
-    fits, classes = classed({"val_loss": fit(best.losses) if best.tuned else means, "tokens_per_s": speeds}, here)
+    at_their_best = fit_once(best.losses, copies(list(configs.values()), {o.treatment for o in best.losses}))
+    fits, classes = classed({"val_loss": at_their_best, "tokens_per_s": speeds}, here)
     points, draws = _points_with_standing(m, here, fits, objectives, margins)
     return DeviceEstimates(
         measured=m,
@@ -126,13 +132,16 @@ def _points_with_standing(
     points = [
         _point(p, label, m, fits, objectives, shared=several[p.config.config_id] > 1)
         for p, label in here.items()
-        if p.config.config_id in fits["val_loss"].treatments
-        and p.probe_id in fits["tokens_per_s"].treatments
+        if p.config.config_id in fits["val_loss"]
+        and p.probe_id in fits["tokens_per_s"]
         and ("peak_memory_bytes" not in objectives or _peaks(m, p.probe_id))
     ]
     points.sort(key=lambda point: -point.objectives["tokens_per_s"].mean)
-    judged = judge(points, fits, objectives, margins)
-    draws = joint_draws(judged, fits, objectives)
+    trained = Counter(record.config_id for record in (*m.trials, *m.diverged))
+    diverged = Counter(record.config_id for record in m.diverged)
+    counts = {config_id: (diverged[config_id], n) for config_id, n in trained.items()}
+    draws = joint_draws(points, fits, objectives, trials_diverged=counts)
+    judged = judge(points, fits, objectives, margins, draws)
     if draws is None:
         return judged, None
     return tuple([replace(point, p_frontier=p) for point, p in zip(judged, draws.p_frontier, strict=True)]), draws
@@ -174,6 +183,7 @@ def _point(
     return Point(
         point_id=f"{config_id}@{p.execution.batch_size}" if shared else config_id,
         config_id=config_id,
+        loss_id=fits["val_loss"].copy_of.get(config_id, config_id),
         probe_id=probe_id,
         batch_size=p.execution.batch_size,
         label=label,
@@ -191,7 +201,7 @@ def _point(
                 None if log_speed.high is None else math.exp(log_speed.high),
             ),
             **{name: _exactly(exact(name, p.config)) for name in objectives if name in EXACT},
-            **({"peak_memory_bytes": _exactly(max(peaks), len(peaks))} if "peak_memory_bytes" in objectives else {}),
+            **({"peak_memory_bytes": _exactly(median(peaks), len(peaks))} if "peak_memory_bytes" in objectives else {}),
         },
         samples=tuple(
             Sample(
@@ -204,6 +214,7 @@ def _point(
         ),
         peak_memory_bytes=max(peaks, default=None),
         beside_memory_bytes=_beside(m),
+        diverged=sum(r.config_id == config_id for r in m.diverged),
         on_frontier=False,
         standing="dominated",
         tied_with=(),

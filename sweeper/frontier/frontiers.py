@@ -17,7 +17,7 @@ from sweeper.frontier.estimates import DeviceEstimates, estimates_by_device
 from sweeper.frontier.horizons import HeldForLonger, Horizons, held_for_longer, horizons
 from sweeper.frontier.noise_words import NoiseClass, noisy_caveats
 from sweeper.frontier.outliers import OutlyingTrial, outlier_caveats
-from sweeper.frontier.points import Point
+from sweeper.frontier.points import Point, steady
 from sweeper.frontier.standing import hypervolume
 from sweeper.ledger.typed import Line
 from sweeper.measurements.batch_ladders import BatchLadder, batch_ladders
@@ -39,14 +39,16 @@ EQUAL_TIME = Decide()
 class Noise:
     """What seeds leave unexplained, in nats for val_loss and as a fraction (log) for tokens_per_s.
 
-    A difference below `smallest_resolved` is a tie; a true one of `minimum_detectable` is resolved with
-    80% probability. Both are for a typical pair; None without a noise estimate.
+    A difference of any two below `smallest_resolved` is a tie, one above `largest_tie` is none; they part where some
+    have more seeds than others, or scatter more. A true one of `minimum_detectable` is resolved with 80% probability or more, whatever
+    the pair. None without a noise estimate.
     """
 
     residual_sd: float | None
     degrees_of_freedom: int
     paired: bool
     smallest_resolved: float | None
+    largest_tie: float | None
     minimum_detectable: float | None
 
 
@@ -54,7 +56,8 @@ class Noise:
 class DeviceFrontier:
     """The points measured on one device type, fastest first, and what can be said about them.
 
-    `hypervolume` (nats × tokens/s) lies between the frontier and `reference`, the worst value of each objective among
+    What diverged for a seed is among the points, and in nothing else while there is another. `hypervolume` (nats ×
+    tokens/s) lies between the frontier and `reference`, the worst value of each objective among
     the points; its 95% interval and `attainment`, what 2.5%, 50% and 97.5% of the drawn frontiers attain, are those of
     `sweeper.frontier.attainment`, None and empty without an estimate of the noise. `best` has, by objective, the best
     point and whether it surely is; `ties` are pairs of configs whose losses aren't told apart, per comparison; `gap` is
@@ -205,8 +208,9 @@ def _device_frontier(
         rivals = draws.dominated_by([point.point_id for point in points])
         points = tuple([replace(point, dominated_by=by) for point, by in zip(points, rivals, strict=True)])
     configs = [point.config for point in planned]
-    volume, reference = hypervolume(points, objectives)
-    ties, gap = ties_and_gap(points, fits["val_loss"], margins["val_loss"])
+    chosen_from = steady(points)
+    volume, reference = hypervolume(chosen_from, objectives)
+    ties, gap = ties_and_gap(chosen_from, fits["val_loss"], margins["val_loss"])
     have = {(point.config_id, point.probe_id) for point in points}
     missing = [p for p in judged.here if (p.config.config_id, p.probe_id) not in have]
     return DeviceFrontier(
@@ -215,12 +219,10 @@ def _device_frontier(
         points=points,
         noise={name: _noise(one) for name, one in fits.items()},
         hypervolume=volume,
-        hypervolume_interval=None
-        if draws is None
-        else hypervolume_interval(draws, objectives, volume=volume, reference=reference),
+        hypervolume_interval=None if draws is None else hypervolume_interval(draws, objectives, reference=reference),
         attainment=() if draws is None else attainment(draws, objectives),
         reference=reference,
-        best=best_of_each(points, fits, objectives, margins),
+        best=best_of_each(chosen_from, fits, objectives, margins),
         ties=ties,
         gap=gap,
         incomplete=tuple([judged.here[p] for p in missing]),
@@ -229,9 +231,9 @@ def _device_frontier(
         tuned=tuned,
         drift=judged.log.drift,
         decision=decide(
-            points,
+            chosen_from,
             fits["val_loss"],
-            at_equal_time(m.trials, points, fits["tokens_per_s"]),
+            at_equal_time(m.trials, chosen_from, fits["tokens_per_s"]),
             how,
             trial_seconds=mean_trial_seconds(m.finals),
         ),
@@ -264,10 +266,12 @@ def _tokens(points: Sequence[PlannedPoint]) -> dict[Config, int]:
 
 
 def _noise(one: AdditiveFit) -> Noise:
+    resolved = one.resolved_range()
     return Noise(
         residual_sd=one.residual_sd,
         degrees_of_freedom=one.degrees_of_freedom,
         paired=one.paired,
-        smallest_resolved=one.smallest_resolved(),
+        smallest_resolved=None if resolved is None else resolved[0],
+        largest_tie=None if resolved is None else resolved[1],
         minimum_detectable=one.minimum_detectable(),
     )

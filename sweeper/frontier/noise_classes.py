@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sweeper.frontier.noise_words import NoiseClass
@@ -24,7 +25,7 @@ def classed(
             continue
         covariates = covariates_of([points[treatment] for treatment in fitted.treatments])
         made = with_classes(fitted, covariates)
-        found[metric] = made.fitted
+        found[metric] = replace(made.fitted, copy_of=fitted.copy_of)
         labels = {treatment: here[points[treatment]] for treatment in fitted.treatments}
         classes += [_described(metric, split, made.fitted, labels, covariates) for split in made.splits]
     return found, tuple(classes)

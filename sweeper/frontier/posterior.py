@@ -1,20 +1,26 @@
 """Joint draws of what the true means may be, given what was measured: how likely each point is on the frontier.
 
-Of each fit's means the posterior under the reference prior p(β, σ²) ∝ σ⁻² (Gelman et al., Bayesian Data Analysis,
-3rd edition, §14.2): σ² is the residual variance × ν ÷ χ²(ν), and given it the means are normal with covariance σ² ×
-their cofactors, so that what seeds have in common stays common. Loss and log speed are drawn independently.
+Losses lie about a trend in log speed (`sweeper.stats.hierarchical_means`): with a flat prior for each, some draw of a
+neighbour nearly always beats a point, and chances would be up to ten times too low. Of log speeds, and of fewer than
+four losses, the posterior under the reference prior p(β, σ²) ∝ σ⁻² (Gelman et al., Bayesian Data Analysis, 3rd edition,
+§14.2): σ² is the residual variance × ν ÷ χ²(ν), and given it the means are normal with covariance σ² × their cofactors,
+so that what seeds have in common stays common. Loss and log speed are drawn independently. Where a trial diverged, some
+configs are unstable in a draw (`sweeper.stats.divergence`): on no frontier, and beating none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.frontier.points import Dominator, Point
 from sweeper.stats.additive_fit import AdditiveFit
+from sweeper.stats.divergence import drawn_stable
+from sweeper.stats.hierarchical_means import LEAST_MEANS, Means, drawn_about_trend
 
 DRAWS = 4000
 MOST_VALUES = 400_000
@@ -30,7 +36,8 @@ class Draws:
     """What may be true of all points together.
 
     `values` has an array (draws, points) per objective, each the lower the better: losses in nats, minus the log of
-    tokens/s. `on` (draws, points): which points no other point of the same draw beats.
+    tokens/s, and NaN where a point is unstable. `on` (draws, points): which points no other point of the same draw
+    beats.
     """
 
     values: tuple[NDArray[np.float64], ...] = field(repr=False)
@@ -41,12 +48,35 @@ class Draws:
         """Of each point, in what share of draws no other is as good in all objectives and better in one."""
         return [float(share) for share in self.on.mean(axis=0)]
 
+    def beaten(self, margins: Sequence[float]) -> list[float]:
+        """Of each point, in what share of draws another beats it: worse by more than the margin in one objective, it
+
+        has in none an advantage above the margin. Margins are in the units of `values`.
+        """
+        some = self._some()
+        shares = []
+        for own in range(self.on.shape[1]):
+            pairs = list(zip(some, margins, strict=True))
+            no_worse = np.all([one <= one[:, [own]] + margin for one, margin in pairs], axis=0)
+            better = np.any([one < one[:, [own]] - margin for one, margin in pairs], axis=0)
+            shares.append(float((no_worse & better).any(axis=1).mean()))
+        return shares
+
+    def shown_worse(self, own: int, other: int, margins: Sequence[float]) -> list[float | None]:
+        """By objective, in what share of draws point `own` is worse than `other` by more than the margin.
+
+        None where their measurement is the same.
+        """
+        pairs = [(one[:, own], one[:, other], margin) for one, margin in zip(self.values, margins, strict=True)]
+        return [None if (a == b).all() else float((b < a - margin).mean()) for a, b, margin in pairs]
+
+    def _some(self) -> list[NDArray[np.float64]]:
+        return [one[: max(1, MOST_COMPARED // one.shape[1] ** 2)] for one in self.values]
+
     def dominated_by(self, point_ids: Sequence[str]) -> list[tuple[Dominator, ...]]:
         """Of each point, which others most often beat it in a draw, and in what share of draws."""
-        n = len(point_ids)
-        some = [one[: max(1, MOST_COMPARED // n**2)] for one in self.values]
-        found = []
-        for own in range(n):
+        some, found = self._some(), []
+        for own in range(len(point_ids)):
             as_good = np.all([one <= one[:, [own]] for one in some], axis=0)
             chances = (as_good & np.any([one < one[:, [own]] for one in some], axis=0)).mean(axis=0)
             first = np.argsort(-chances, kind="stable")[:RIVALS]
@@ -56,11 +86,17 @@ class Draws:
 
 
 def joint_draws(
-    points: Sequence[Point], fits: Mapping[str, AdditiveFit], objectives: Mapping[str, str], *, seed: int = 0
+    points: Sequence[Point],
+    fits: Mapping[str, AdditiveFit],
+    objectives: Mapping[str, str],
+    *,
+    trials_diverged: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    seed: int = 0,
 ) -> Draws | None:
     """Draws for all points; None without points, or where a fit has no estimate of its noise.
 
     `fits` has one per objective with noise, of log tokens/s for speed; the others are taken for exact.
+    `trials_diverged` has, by config id, how many trials diverged, and of how many: also of configs without a point.
     """
     if not points or any(fit.variance is None for name, fit in fits.items() if name in objectives):
         return None
@@ -72,15 +108,68 @@ def joint_draws(
         if name not in fits:
             drawn.append(np.tile([sign * point.objectives[name].mean for point in points], (draws, 1)))
             continue
-        means = drawn_means(fits[name], source, draws=draws)
-        place = {treatment: column for column, treatment in enumerate(fits[name].treatments)}
+        treatments = list(dict.fromkeys(point.treatment(name) for point in points))
+        if name == "val_loss" and len(treatments) >= LEAST_MEANS and fits[name].variance:
+            means = _drawn_losses(points, treatments, fits, source, draws)
+        else:
+            means = drawn_means(fits[name], source, draws=draws)
+            treatments = list(fits[name].treatments)
+        place = {treatment: column for column, treatment in enumerate(treatments)}
         columns = [place[point.treatment(name)] for point in points]
         drawn.append(means[:, columns] * sign)
-    return Draws(values=tuple(drawn), on=_on_frontier(drawn))
+    stable = _stable(points, trials_diverged, source, draws)
+    drawn = [np.where(stable, values, np.nan) for values in drawn]
+    return Draws(values=tuple(drawn), on=on_frontier(drawn))
+
+
+def _stable(
+    points: Sequence[Point], trials_diverged: Mapping[str, tuple[int, int]], source: np.random.Generator, draws: int
+) -> NDArray[np.bool_]:
+    ids = list(dict.fromkeys([point.config_id for point in points] + list(trials_diverged)))
+    counts = np.array([trials_diverged.get(config_id, (0, 0)) for config_id in ids], dtype=np.int64)
+    stable = drawn_stable(counts[:, 0], counts[:, 1], source, draws=draws)
+    return stable[:, [ids.index(point.config_id) for point in points]]
+
+
+def _drawn_losses(
+    points: Sequence[Point],
+    config_ids: Sequence[str],
+    fits: Mapping[str, AdditiveFit],
+    source: np.random.Generator,
+    draws: int,
+) -> NDArray[np.float64]:
+    """(draws, configs): losses about a trend in log speed, of several points of a config the mean of theirs."""
+    losses, speeds = fits["val_loss"], fits["tokens_per_s"]
+    log_speeds: dict[str, list[float]] = {}
+    for point in points:
+        log_speeds.setdefault(point.treatment("val_loss"), []).append(speeds.mean(point.probe_id).value)
+    at = [losses.treatments.index(config_id) for config_id in config_ids]
+    squares, degrees = _residual_squares(losses)
+    measured = Means(
+        means=losses.means[at],
+        own=losses.own[at],
+        loadings=losses.loadings[at],
+        squares=squares[at],
+        degrees=degrees[at],
+    )
+    x = np.array([np.mean(log_speeds[config_id]) for config_id in config_ids])
+    return drawn_about_trend(measured, x, source, draws=draws)
+
+
+def _residual_squares(fit: AdditiveFit) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Per treatment the residuals' sum of squares, ÷ what its variance is of the fit's, and the degrees of freedom:
+
+    those of the fit, shared out by how many values more than one a treatment has.
+    """
+    place = {treatment: i for i, treatment in enumerate(fit.treatments)}
+    of = np.array([place[o.treatment] for o in fit.observations], dtype=np.intp)
+    counts = np.bincount(of, minlength=len(place))
+    squares = np.bincount(of, weights=fit.residuals**2, minlength=len(place)) / (fit.own**2 * counts)
+    return squares, fit.degrees_of_freedom * (counts - 1) / (counts - 1).sum()
 
 
 def drawn_means(fit: AdditiveFit, source: np.random.Generator, *, draws: int = DRAWS) -> NDArray[np.float64]:
-    """(draws, treatments): what the true means may be. The fit has an estimate of its noise."""
+    """(draws, treatments): what the true means may be under the reference prior. There is an estimate of the noise."""
     assert fit.variance is not None
     variance = fit.variance * fit.degrees_of_freedom / source.chisquare(fit.degrees_of_freedom, size=(draws, 1))
     noise = source.standard_normal((draws, len(fit.own))) * fit.own
@@ -89,7 +178,7 @@ def drawn_means(fit: AdditiveFit, source: np.random.Generator, *, draws: int = D
     return means
 
 
-def _on_frontier(drawn: Sequence[NDArray[np.float64]]) -> NDArray[np.bool_]:
+def on_frontier(drawn: Sequence[NDArray[np.float64]]) -> NDArray[np.bool_]:
     """(draws, points): which points of each draw no other beats; every objective is the lower the better.
 
     Infinities compare as numbers; a point with a NaN is on no frontier and beats nothing.

@@ -1,20 +1,23 @@
-"""Which points no other point beats, by the means and beyond noise."""
+"""Which points no other point beats: by the means, and as surely as draws of what may be true have it.
+
+A point is dominated where some other beats it in at least 95% of the joint draws of `sweeper.frontier.posterior`, be it
+the same one in all of them or not, so that the chance of a wrong verdict doesn't add up over those that may beat it. A
+difference within an objective's margin doesn't matter: to beat a point is to be better by more than the margin in one
+objective, and not to be worse by more than it in any.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeper.frontier.points import Point, Standing
-from sweeper.stats.additive_fit import AdditiveFit
+from sweeper.frontier.points import Point, Standing, steady
+from sweeper.frontier.posterior import Draws
+from sweeper.stats.additive_fit import CONFIDENCE, AdditiveFit
 from sweeper.stats.pareto import nondominated, volume_of
-
-Comparison = Literal["same", "worse", "negligible", "open", "unknown"]
-"""How a point compares in one objective with one that beats it by the means: see `_comparison`."""
 
 
 def judge(
@@ -22,96 +25,75 @@ def judge(
     fits: Mapping[str, AdditiveFit],
     objectives: Mapping[str, str],
     margins: Mapping[str, float],
+    draws: Draws | None,
 ) -> tuple[Point, ...]:
     """The points with `on_frontier`, `standing`, `tied_with` and `tied_in` filled in.
 
-    `fits` has one fit per metric, of log tokens/s for speed. A point on the frontier is tied with those
-    from which its loss can't be told.
+    `draws` are of these points, None without an estimate of the noise. A point on the frontier is tied with those from
+    which its loss can't be told (`fits`, of one per metric).
     """
     if not points:
         return ()
     values = _values(points, objectives)
+    kept = {point.point_id for point in steady(points)}
+    values[[point.point_id not in kept for point in points]] = np.nan
     on_frontier = nondominated(values, [direction == "max" for direction in objectives.values()])
     oriented = values * [1.0 if direction == "max" else -1.0 for direction in objectives.values()]
+    limits = [_margin(name, margins) for name in objectives]
+    beaten = None if draws is None else draws.beaten(limits)
     judged = []
     for i, point in enumerate(points):
-        better = (oriented >= oriented[i]).all(axis=1) & (oriented > oriented[i]).any(axis=1)
-        dominators = [points[int(j)] for j in np.flatnonzero(better)]
-        standing, tied_with, tied_in = _standing(point, dominators, fits, objectives, margins)
+        standing = _standing(point, bool(on_frontier[i]), None if beaten is None else beaten[i])
+        tied_with, tied_in = [], []
         if on_frontier[i]:
             tied_with = [p.point_id for p in points if _is_tied_in_loss(point, p, fits["val_loss"], margins)]
+        elif standing == "tied" and draws is not None:
+            better = (oriented >= oriented[i]).all(axis=1) & (oriented > oriented[i]).any(axis=1)
+            by_means = np.flatnonzero(better).tolist()
+            tied_with = [points[j].point_id for j in by_means]
+            tied_in = _open_in(draws, i, by_means, list(objectives), limits)
         fields = {**vars(point), "on_frontier": bool(on_frontier[i]), "standing": standing}
         judged.append(Point(**{**fields, "tied_with": tuple(tied_with), "tied_in": tuple(tied_in)}))
     return tuple(judged)
 
 
+def _standing(point: Point, on_frontier: bool, beaten: float | None) -> Standing:
+    """`beaten`: in what share of draws another point beats it, None where nothing is known of the noise."""
+    if point.diverged:
+        return "unstable"
+    if beaten is not None and beaten >= CONFIDENCE:
+        return "dominated"
+    if on_frontier:
+        return "frontier"
+    return "unresolved" if beaten is None else "tied"
+
+
+def _open_in(draws: Draws, own: int, others: Sequence[int], names: Sequence[str], limits: Sequence[float]) -> list[str]:
+    """The objectives in which one of those that beat a point by the means isn't shown to: each chance below 95%.
+
+    Where each objective is shown for itself but not all together, the one that is shown least.
+    """
+    found: set[str] = set()
+    for other in others:
+        shown = draws.shown_worse(own, other, limits)
+        known = {name: chance for name, chance in zip(names, shown, strict=True) if chance is not None}
+        found |= {name for name, chance in known.items() if chance < CONFIDENCE} or set(
+            sorted(known, key=lambda name: known[name])[:1]
+        )
+    return [name for name in names if name in found]
+
+
+def _margin(name: str, margins: Mapping[str, float]) -> float:
+    """In the unit in which draws are: of a speed the logarithm of the ratio."""
+    margin = margins.get(name, 0.0)
+    return math.log1p(margin) if name == "tokens_per_s" else margin
+
+
 def _is_tied_in_loss(point: Point, other: Point, losses: AdditiveFit, margins: Mapping[str, float]) -> bool:
-    if point.config_id == other.config_id:
+    if point.config_id == other.config_id or other.diverged:
         return False
     difference = losses.difference(point.config_id, other.config_id)
     return difference.resolved is False or difference.within("val_loss", margins["val_loss"])
-
-
-def _standing(
-    point: Point,
-    dominators: Sequence[Point],
-    fits: Mapping[str, AdditiveFit],
-    objectives: Mapping[str, str],
-    margins: Mapping[str, float],
-) -> tuple[Standing, list[str], list[str]]:
-    """Whether any of the points that beat `point` by the means beats it for sure; those tied with it, and in what.
-
-    A dominator beats it for sure when it is shown to be better in one objective, and in every other one
-    too, or the same measurement (such as the loss of one training at two micro-batches), or without an
-    advantage for `point` that matters: the best case for `point`, the 95% interval's end in its favour, is
-    below the objective's of `margins`. "tied" claims only that no measured point is shown to beat this one,
-    not that they are equal. If the point truly is as good as a dominator in loss, or faster by the margin,
-    calling it beaten by that dominator has a chance of at most 2.5%, as all objectives have to be resolved
-    wrongly or rightly together (an intersection–union test); over several dominators the chances add up at
-    worst. No interval is widened for the number of comparisons.
-    """
-    tied_with: list[str] = []
-    tied_in: set[str] = set()
-    verdicts: set[Standing] = set()
-    for other in dominators:
-        compared = {name: _comparison(point, other, name, fits, margins.get(name, 0.0)) for name in objectives}
-        found = set(compared.values())
-        if "open" in found or not found & {"worse", "unknown"}:
-            verdicts.add("tied")
-            tied_with.append(other.point_id)
-            tied_in |= {name for name, how in compared.items() if how == ("open" if "open" in found else "negligible")}
-        else:
-            verdicts.add("unresolved" if "unknown" in found else "dominated")
-    worst_first: tuple[Standing, ...] = ("dominated", "unresolved", "tied")
-    standing: Standing = next((verdict for verdict in worst_first if verdict in verdicts), "frontier")
-    return standing, tied_with, [name for name in objectives if standing == "tied" and name in tied_in]
-
-
-def _comparison(point: Point, other: Point, metric: str, fits: Mapping[str, AdditiveFit], margin: float) -> Comparison:
-    """`point` against one that is as good or better by the mean.
-
-    "same" measurement for both; "worse" beyond noise, and not surely within the margin; "negligible": resolved, but
-    the whole interval is within the margin, or not resolved, but the best case for `point` is below it; "open": it
-    may be better; "unknown" without a noise estimate.
-    """
-    if metric not in fits:
-        return _compared_exactly(point, other, metric)
-    own, others = (p.treatment(metric) for p in (point, other))
-    if own == others:
-        return "same"
-    difference = fits[metric].difference(own, others)
-    if difference.low is None or difference.high is None:
-        return "unknown"
-    if difference.resolved:
-        return "negligible" if difference.within(metric, margin) else "worse"
-    best_case = -difference.low if metric == "val_loss" else math.expm1(difference.high)
-    return "negligible" if best_case < margin else "open"
-
-
-def _compared_exactly(point: Point, other: Point, metric: str) -> Comparison:
-    """In an objective without noise, in which `other` is as good or better."""
-    value, others = point.objectives[metric].mean, other.objectives[metric].mean
-    return "same" if value == others else "worse"
 
 
 def _values(points: Sequence[Point], objectives: Mapping[str, str]) -> NDArray[np.float64]:

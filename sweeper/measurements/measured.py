@@ -52,6 +52,7 @@ class Measured:
     "resolution" those `apart`: trials resolved otherwise (steps, precision) than most of their config. `elsewhere` are
     planned trials that other device types alone have run, resolved as those here, in the same environment and in
     the precision of the probe here: their losses count, as they don't depend on the device, and nothing else of them.
+    `diverged` are planned trials that diverged, here or elsewhere, and didn't end ok here.
     """
 
     device: str
@@ -60,6 +61,7 @@ class Measured:
     left_out: Mapping[str, int]
     apart: tuple[FinalLine, ...] = ()
     elsewhere: tuple[FinalLine, ...] = ()
+    diverged: tuple[FinalLine, ...] = ()
 
     @property
     def trials(self) -> tuple[FinalLine, ...]:
@@ -103,11 +105,14 @@ def measured(records: Iterable[Line], planned: Sequence[PlannedPoint], seeds: Se
         place = (record.device_type, record.trial_id or record.probe_id)
         latest.pop(place, None)
         latest[place] = record
+    finals = {key: record for (_, key), record in latest.items() if isinstance(record, FinalLine)}
+    diverged = {key: record for key, record in finals.items() if record.status == "diverged"}
     return [
         _of_device(
             device,
             [record for place, record in latest.items() if place[0] == device],
             {key: record for (_, key), record in latest.items() if isinstance(record, FinalLine) and _usable(record)},
+            diverged,
         )
         for device in dict.fromkeys(place[0] for place in latest)
     ]
@@ -120,8 +125,13 @@ def _ladder_probes(planned: Sequence[PlannedPoint]) -> set[str]:
     return {probe_id for ladder in probed for probe_id in ladder.probe_ids}
 
 
-def _of_device(device: str, records: Sequence[FinalLine | SpeedLine], anywhere: Mapping[str, FinalLine]) -> Measured:
-    """`anywhere` has the latest usable final of each trial on any device type."""
+def _of_device(
+    device: str,
+    records: Sequence[FinalLine | SpeedLine],
+    anywhere: Mapping[str, FinalLine],
+    diverged: Mapping[str, FinalLine],
+) -> Measured:
+    """`anywhere` has the latest usable final of each trial on any device type, `diverged` the latest that diverged."""
     usable = [record for record in records if _usable(record)]
     apart = _resolved_otherwise([record for record in usable if isinstance(record, FinalLine)])
     left_out: dict[str, int] = {"resolution": len(apart)} if apart else {}
@@ -145,6 +155,7 @@ def _of_device(device: str, records: Sequence[FinalLine | SpeedLine], anywhere: 
         left_out=left_out,
         apart=tuple(apart),
         elsewhere=tuple(_resolved_alike(elsewhere, finals)),
+        diverged=tuple([diverged[trial_id] for trial_id in diverged.keys() - {r.trial_id for r in finals}]),
     )
 
 

@@ -8,7 +8,7 @@ by little: each choice is made with a seed less than there are. That the choice 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,7 +65,7 @@ def at_best(
         return AtBest(losses=tuple(losses), tuned=())
     groups: dict[Config, list[Config]] = {}
     for config in configs:
-        if config.config_id in means.treatments:
+        if config.config_id in means:
             groups.setdefault(_without(config, nuisance), []).append(config)
     found, tuned = [], []
     for group in groups.values():
@@ -121,4 +121,28 @@ def _tuned(
             for config in group
         ),
         optimism=sum(a - b for a, b in pairs) / len(pairs) if pairs else None,
+    )
+
+
+def unsteady_levels(
+    configs: Sequence[Config], diverged: Mapping[str, int], measured: Container[str], nuisance: Sequence[str]
+) -> frozenset[str]:
+    """Ids of configs that diverged for some seed, where at another value of the `nuisance` axes no trial did.
+
+    `diverged` counts trials by config id; `measured` has the ids of those with a loss.
+    """
+    unsteady = {config.config_id for config in configs if diverged.get(config.config_id)}
+    if not nuisance or not unsteady:
+        return frozenset()
+    steady = {
+        _without(config, nuisance)
+        for config in configs
+        if config.config_id in measured and config.config_id not in unsteady
+    }
+    return frozenset(
+        [
+            config.config_id
+            for config in configs
+            if config.config_id in unsteady and _without(config, nuisance) in steady
+        ]
     )

@@ -68,8 +68,9 @@ class Choice:
     """The answer for one use case. `choice` is None where there is none: `why` says so.
 
     `limits` are those that it keeps, `assumed` the flags of which nothing was given. `tied_with` comes best first,
-    `faster` is the fastest of it where the choice is one of quality. `promising` is a predicted config that is ahead
-    by its mean, but not shown to be. `argv` trains it, `trained_as` is the config_id that this gives.
+    `lowest_loss` has the lowest mean loss, where the choice is one of quality and a faster one. `promising` is a
+    predicted config that is ahead by its mean, but not shown to be. `argv` trains it, `trained_as` is the config_id
+    that this gives.
     """
 
     use_case: UseCase
@@ -78,7 +79,7 @@ class Choice:
     choice: Described | None = None
     why: str = ""
     tied_with: tuple[Rival, ...] = ()
-    faster: Described | None = None
+    lowest_loss: Rival | None = None
     runner_up: Rival | None = None
     promising: Rival | None = None
     to_be_sure: ToBeSure = ToBeSure(how="nothing")
@@ -90,13 +91,17 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """The answers on one device type. `points` were measured there; the counts are of `options.Options`."""
+    """The answers on one device type. `points` were measured there; the counts are of `options.Options`.
+
+    `unstable` names the configs that aren't chosen, as they diverged for a seed.
+    """
 
     study: str
     profile: str
     device: str
     other_devices: tuple[str, ...]
     limits: Limits
+    unstable: tuple[str, ...]
     points: int
     feasible: int
     predicted: int

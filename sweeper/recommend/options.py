@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweeper.frontier.frontiers import DeviceFrontier
-from sweeper.frontier.points import Point
+from sweeper.frontier.points import Point, steady
 from sweeper.planning.candidates import Candidates, of_plan
 from sweeper.recommend.criteria import Criterion, Lead, lead, of_variances
 from sweeper.recommend.limits import Limits
@@ -159,10 +159,11 @@ class Options:
 
 def options(study: Study, plan: Plan, one: DeviceFrontier, *, extrapolate: bool) -> Options:
     """What the frontier of one device type has, and what can be predicted from it."""
-    measured = tuple([_measured(point, plan) for point in one.points])
-    surrogates = {name: surrogate(study, one.points, name, one.fits[name]) for name in METRICS}
+    points = steady(one.points)
+    measured = tuple([_measured(point, plan) for point in points])
+    surrogates = {name: surrogate(study, points, name, one.fits[name]) for name in METRICS}
     lattice, unseen = of_plan(plan)
-    others = lattice.without([(o.config, o.batch_size) for o in measured], at_any_batch=bool(ladder_of(study)))
+    others = lattice.without([(config_of(p), p.batch_size) for p in one.points], at_any_batch=bool(ladder_of(study)))
     among = np.ones(len(others), dtype=bool)
     for model in surrogates.values():
         among &= model.space.among_measured(others)

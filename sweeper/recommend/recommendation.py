@@ -1,8 +1,10 @@
 """What to train: the guide's four use cases answered from what a study measured, under the limits that are given.
 
-A config that was measured is chosen by its means, and called a tie with every other that isn't shown to be worse. One
-that is only predicted is chosen where it is shown to be better than the best measured one (the 95% interval of the
-difference leaves out zero), or where no measured one keeps the limits.
+A config that was measured is chosen by its means, and called a tie with every other that isn't shown to be worse. For
+quality the fastest is chosen of those that are tied: a slower one would cost time for nothing that is shown. One that
+diverged for a seed is never chosen while there is another. One that is only predicted is chosen where it is shown to be
+better than the best measured one (the 95% interval of the difference leaves out zero), or where no measured one keeps
+the limits.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from sweeper.frontier.answer import main_device
+from sweeper.frontier.answer import finished_text, main_device
 from sweeper.ledger.typed import FinalLine, Line
 from sweeper.model.shape import llama_config
 from sweeper.recommend.choices import Choice, Described, Recommendation, Rival, ToBeSure, UseCase
@@ -75,6 +77,7 @@ def recommend(
         device=one.device,
         other_devices=tuple([other.device for other in found.frontiers if other is not one]),
         limits=limits,
+        unstable=tuple([f"{p.label} ({finished_text(p)})" for p in one.points if p.diverged]),
         points=len(one.points) + sum(len(shape.levels) - 1 for shape in one.tuned),
         feasible=known.feasible,
         predicted=len(known.predicted),
@@ -195,20 +198,28 @@ class _Chooser:
         kept = [o for o in near if not any(self._known.lead(QUALITY, other, o).sure for other in near)]
         return sorted(kept, key=lambda option: -option.score(SPEED))
 
+    def _fastest_of_equals(self, pool: list[Option]) -> Option:
+        """Of those whose loss isn't shown to be worse than another's: the lowest, or a surely faster one."""
+        lowest = max(pool, key=lambda option: option.score(QUALITY))
+        equals = [o for o in pool if o is lowest or not any(self._known.lead(QUALITY, p, o).sure for p in pool)]
+        quickest = max(equals, key=lambda option: option.score(SPEED))
+        return lowest if is_tie(SPEED, self._known.lead(SPEED, quickest, lowest)) else quickest
+
     def _by(
         self, criterion: Criterion, blank: Choice, pool: list[Option], rows: Any, top: Option | None = None
     ) -> Choice:
         """By one criterion `top`, or the best of `pool`; or a predicted config that is shown to be better."""
+        by_score = top or max(pool, key=lambda option: option.score(criterion), default=None)
         if top is None and pool:
-            by_score = max(pool, key=lambda option: option.score(criterion))
-            top = self._believable_fastest(pool)[0] if criterion is SPEED else by_score
+            top = self._believable_fastest(pool)[0] if criterion is SPEED else self._fastest_of_equals(pool)
         ahead = self._predicted_ahead(criterion, rows)
-        shown = [o for o in ahead if top is None or self._known.lead(criterion, o, top).sure]
+        shown = [o for o in ahead if by_score is None or self._known.lead(criterion, o, by_score).sure]
         if shown:
             return self._answer(criterion, blank, shown[0], [*pool, *ahead[1:]])
         assert top is not None
+        assert by_score is not None
         found = self._answer(criterion, blank, top, pool)
-        if not ahead or ahead[0].score(criterion) <= top.score(criterion):
+        if not ahead or ahead[0].score(criterion) <= by_score.score(criterion):
             return found
         return replace(found, promising=self._rival(criterion, top, ahead[0]))
 
@@ -227,15 +238,14 @@ class _Chooser:
             tied = [o for o in tied if o in kept]
         behind = [o for o, found in leads.items() if found.sure and not is_tie(criterion, found)]
         tied, behind = (sorted(some, key=lambda o: -o.score(criterion)) for some in (tied, behind))
-        quickest = max(tied, key=lambda o: o.score(SPEED), default=None) if criterion is QUALITY else None
-        faster = quickest if quickest is not None and self._known.lead(SPEED, quickest, top).sure else None
+        lowest = max([top, *tied], key=lambda o: o.score(QUALITY))
         argv, trained = self._command(top)
         runner_up = self._runner_up(criterion, behind)
         return replace(
             blank,
             choice=self._described(top),
             tied_with=tuple([self._rival(criterion, top, o) for o in tied]),
-            faster=None if faster is None else self._described(faster),
+            lowest_loss=self._rival(QUALITY, top, lowest) if criterion is QUALITY and lowest is not top else None,
             runner_up=None if runner_up is None else self._rival(criterion, top, runner_up),
             to_be_sure=self._to_be_sure(criterion, top, tied, leads),
             notes=tuple(self._notes(top, blank.limits, trained)),

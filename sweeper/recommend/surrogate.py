@@ -25,6 +25,7 @@ from sweeper.stats.gaussian_process import (
     MOST_UNEXPLAINED,
     fitted,
     left_out,
+    unexplained,
 )
 from sweeper.study.schema import Study
 from sweeper.values.records import Config
@@ -89,7 +90,7 @@ def surrogate(study: Study, points: Sequence[Point], metric: str, fit: AdditiveF
     Points that share a measurement (one training at two micro-batches; learning rates at one speed) count once.
     """
     of_speed = metric == "tokens_per_s"
-    one_each = {point.probe_id if of_speed else point.config_id: point for point in points}
+    one_each = {point.treatment(metric): point for point in points}
     place = {treatment: n for n, treatment in enumerate(fit.treatments)}
     at = [place[treatment] for treatment in one_each]
     measured = rows_of([(config_of(point), point.batch_size) for point in one_each.values()])
@@ -113,10 +114,10 @@ def surrogate(study: Study, points: Sequence[Point], metric: str, fit: AdditiveF
     standardised = (values - mean) / spread
     noise = None if fit.variance is None else np.diag(fit.cofactors)[at] * fit.variance / spread**2
     model = fitted(features, standardised, noise=noise, restarts=RESTARTS)
-    without = left_out(model, standardised)
-    explained = 1 - without.unexplained(1.0)
-    doubt = _doubt(without.covered, explained)
-    return replace(blank, covered=without.covered, explained=explained, doubt=doubt, model=model, scale=(mean, spread))
+    covered = left_out(model, standardised).covered
+    explained = 1 - unexplained(features, standardised, noise=noise)
+    doubt = _doubt(covered, explained)
+    return replace(blank, covered=covered, explained=explained, doubt=doubt, model=model, scale=(mean, spread))
 
 
 def _doubt(covered: float, explained: float) -> str:

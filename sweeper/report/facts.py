@@ -13,7 +13,7 @@ from sweeper.values.objectives import MARGINS
 
 if TYPE_CHECKING:
     from sweeper.frontier.differences import LossDifference
-    from sweeper.frontier.frontiers import DeviceFrontier
+    from sweeper.frontier.frontiers import DeviceFrontier, Noise
     from sweeper.measurements.drift import Drift
 
 MOST_TIES = 4
@@ -40,7 +40,8 @@ def noise_sentences(one: DeviceFrontier, margins: Mapping[str, float] = MARGINS)
         sentences.append(
             f"Noise: a trial's loss scatters by {noise.residual_sd:.3f} nats (sd, "
             f"{noise.degrees_of_freedom} degrees of freedom). A difference below "
-            f"{noise.smallest_resolved or 0:.3f} between two that are compared for their own sake is a tie; "
+            f"{noise.smallest_resolved or 0:.3f}{_for_some_pairs(noise)} between two that are compared for their own sake "
+            "is a tie; "
             f"a true one of {noise.minimum_detectable or 0:.3f} would be found 8 times in 10."
         )
     speed = one.noise["tokens_per_s"]
@@ -54,6 +55,11 @@ def noise_sentences(one: DeviceFrontier, margins: Mapping[str, float] = MARGINS)
         sentences.append(drift_sentence(one.drift))
     sentences += [*tuned_sentences(one), *_elsewhere_sentence(one), one.held_equal]
     return sentences
+
+
+def _for_some_pairs(noise: Noise) -> str:
+    least, most = noise.smallest_resolved or 0.0, noise.largest_tie or 0.0
+    return f" (for some pairs {most:.3f})" if most > 1.05 * least else ""
 
 
 def _elsewhere_sentence(one: DeviceFrontier) -> list[str]:

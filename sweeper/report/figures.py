@@ -36,6 +36,7 @@ _LOOKS = {
     "tied": ("#E69F00", "D", True),
     "dominated": ("#767676", "X", True),
     "unresolved": ("#CC79A7", "s", False),
+    "unstable": ("#D55E00", "X", False),
 }
 """Standing → colour, marker, filled."""
 
@@ -92,9 +93,12 @@ def _tooltips(frontier_json: Mapping[str, Any]) -> dict[str, str]:
     for panel, one in enumerate(frontier_json["frontiers"]):
         for i, point in enumerate(one["points"]):
             loss, speed = point["objectives"]["val_loss"], point["objectives"]["tokens_per_s"]
+            standing = standing_cell(
+                point["standing"], point["tied_in"], diverged=point["diverged"], finished=len(point["samples"])
+            )
             titles[f"point-{panel}-{i}"] = (
                 f"{point['label']}: loss {loss['mean']:.3f}, {short(speed['mean'])} tokens/s, "
-                f"{short(point['params']['total'])} parameters, {standing_cell(point['standing'], point['tied_in'])}"
+                f"{short(point['params']['total'])} parameters, {standing}"
             )
     return titles
 

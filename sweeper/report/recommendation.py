@@ -79,6 +79,8 @@ def _about(found: Recommendation) -> Iterator[str]:
                 f"turn, the others explain {max(model['explained'], 0):.0%} of the variance, and "
                 f"{model['covered']:.0%} of the 90% intervals hold."
             )
+    if found.unstable:
+        yield f"Not chosen while there is another, as they diverge: {listed(found.unstable)}."
     if found.unseen:
         yield f"{found.unseen:,} configs weren't looked at: they are too many."
 
@@ -138,9 +140,8 @@ def _lines(choice: Choice, same: Choice | None) -> Iterator[str]:
     yield figures(choice.choice)
     if choice.tied_with:
         yield _ties(choice)
-    if choice.faster is not None:
-        speed = short(choice.faster.tokens_per_s.mean)
-        yield f"The fastest of these is {choice.faster.label} ({speed} tokens/s)."
+    if choice.lowest_loss is not None:
+        yield _chosen_for_speed(choice.choice, choice.lowest_loss)
     if choice.runner_up is not None:
         runner_up = choice.runner_up
         yield f"Runner-up: {runner_up.config.label}{_basis(runner_up.config)}, {behind(runner_up)}."
@@ -185,6 +186,14 @@ def _ties(choice: Choice) -> str:
     if any(rival.ahead.low is None for rival in choice.tied_with):
         return f"Without an estimate of the noise it can't be told from {listed(names, most=MOST_TIED)}."
     return f"Tied {what} with {listed(names, most=MOST_TIED)}: none is shown to be better or worse (95%)."
+
+
+def _chosen_for_speed(chosen: Described, lowest: Rival) -> str:
+    faster = chosen.tokens_per_s.mean / lowest.config.tokens_per_s.mean - 1
+    return (
+        f"The lowest mean loss is {lowest.config.label}'s, by {-lowest.ahead.mean:.3f} nats: within noise, and "
+        f"{chosen.label} is {faster:.0%} faster."
+    )
 
 
 def behind(rival: Rival) -> str:

@@ -23,9 +23,9 @@ from sweeper.report.text import (
     objective_cell,
     plan_facts,
     plan_warnings,
+    point_standing,
     put_last_sentences,
     resolved_text,
-    standing_cell,
     utilization_sentence,
 )
 from sweeper.values.labels import duration, gibibytes, labels, listed, short
@@ -42,7 +42,7 @@ WIDE = 110
 MOST_ROWS = 60
 MOST_CAVEATS = 3
 """Caveats that are shown without details."""
-_STYLES = {"frontier": "bold green", "tied": "cyan", "dominated": "dim", "unresolved": "yellow"}
+_STYLES = {"frontier": "bold green", "tied": "cyan", "dominated": "dim", "unresolved": "yellow", "unstable": "red"}
 
 
 def frontier_table(one: DeviceFrontier, *, width: int = 80) -> OpenTable:
@@ -63,7 +63,7 @@ def frontier_table(one: DeviceFrontier, *, width: int = 80) -> OpenTable:
     for point in one.points:
         loss, speed = point.objectives["val_loss"], point.objectives["tokens_per_s"]
         fields = [str(point.shape[name]) for name in ("n_layers", "d_model", "ffn_hidden")]
-        standing = standing_cell(point.standing, point.tied_in)
+        standing = point_standing(point)
         table.add_row(
             Text(point.label),
             *([*fields, short(point.params["trunk"])] if wide else []),

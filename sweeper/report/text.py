@@ -18,6 +18,7 @@ STANDINGS = {
     "tied": "tied with frontier",
     "dominated": "dominated",
     "unresolved": "off frontier, unsure",
+    "unstable": "unstable",
 }
 """A standing as a reader sees it."""
 OBJECTIVES = {
@@ -58,9 +59,9 @@ def tied_means(margins: Mapping[str, float]) -> str:
     """What the standing "tied" claims."""
     loss = f", nor one in loss below {margins['val_loss']:g} nats" if margins["val_loss"] else "; loss has no margin"
     return (
-        "“Tied”: by the means some config is as good in both loss and speed, but none is shown to be "
-        "(95%, per comparison), or only within the stated margins; in brackets, in what it isn't. A speed advantage "
-        f"that is below {fraction_text(margins['tokens_per_s'])} at best counts as none{loss}."
+        "“Tied”: by the means some config is as good in both loss and speed, but the chance that one really is stays "
+        "below 95%; in brackets, in what none is shown to be. A speed advantage "
+        f"below {fraction_text(margins['tokens_per_s'])} counts as none{loss}."
     )
 
 
@@ -69,11 +70,21 @@ def fraction_text(fraction: float) -> str:
     return f"{100 * fraction:g}%"
 
 
-def standing_cell(standing: Standing, tied_in: Sequence[str]) -> str:
-    """A standing for a table's cell: "tied (loss)", "tied (speed)", "tied (both)", or as in `STANDINGS`."""
+def standing_cell(standing: Standing, tied_in: Sequence[str], *, diverged: int, finished: int) -> str:
+    """A standing for a table's cell: "tied (loss)", "tied (speed)", "tied (both)", or as in `STANDINGS`.
+
+    Of one that is unstable also how many of its trials `finished`, beside those that `diverged`.
+    """
+    if standing == "unstable":
+        return f"unstable ({finished} of {finished + diverged} finished)"
     if standing != "tied":
         return STANDINGS[standing]
     return f"tied ({'both' if set(tied_in) == BOTH else listed([OBJECTIVES[name] for name in tied_in])})"
+
+
+def point_standing(point: Point) -> str:
+    """`standing_cell` of a point."""
+    return standing_cell(point.standing, point.tied_in, diverged=point.diverged, finished=len(point.samples))
 
 
 MOST_COMPARED = 100

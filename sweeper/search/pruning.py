@@ -19,6 +19,7 @@ from sweeper.stats.gaussian_process import (
     MOST_UNEXPLAINED,
     fitted,
     left_out,
+    unexplained,
 )
 from sweeper.values.records import Config
 
@@ -104,8 +105,8 @@ def _chances_of_lower(points: ndarray, losses: Sequence[float]) -> ndarray | Non
         return None
     values = (known - known.mean()) / spread
     model = fitted(points[:n], values)
-    without = left_out(model, values)
-    if without.covered < LEAST_COVERED or without.unexplained(1.0) >= MOST_UNEXPLAINED:
+    covered = left_out(model, values).covered
+    if covered < LEAST_COVERED or unexplained(points[:n], values) >= MOST_UNEXPLAINED:
         return None
     chances = []
     for start in range(n, len(points), AT_ONCE):

@@ -80,7 +80,7 @@ class AdditiveFit:
     given these very blocks and in units of the noise, is `own` [treatments] × a standard normal value of its own +
     `loadings` [treatments, blocks − 1] × standard normal values that all treatments share. `variance` is None where
     no degree of freedom is left. `paired` is False where the blocks that treatments share don't connect them all:
-    then blocks count as noise.
+    then blocks count as noise. `copy_of` has other names of treatments, by which they are known as well.
 
     `scales` [treatments]: the sd of a value of each, in units of the root of `variance`; `class_df` [treatments] the
     degrees of freedom of each one's variance (all those of the fit, where there is one class). `observations` are what
@@ -99,6 +99,10 @@ class AdditiveFit:
     observations: tuple[Observation, ...] = field(repr=False)
     residuals: NDArray[np.float64] = field(repr=False)
     leverages: NDArray[np.float64] = field(repr=False)
+    copy_of: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __contains__(self, treatment: object) -> bool:
+        return treatment in self._index
 
     @cached_property
     def cofactors(self) -> NDArray[np.float64]:
@@ -107,7 +111,8 @@ class AdditiveFit:
 
     @cached_property
     def _index(self) -> dict[str, int]:
-        return {treatment: i for i, treatment in enumerate(self.treatments)}
+        own = {treatment: i for i, treatment in enumerate(self.treatments)}
+        return own | {copy: own[treatment] for copy, treatment in self.copy_of.items() if treatment in own}
 
     @property
     def one_class(self) -> bool:
@@ -224,32 +229,24 @@ class AdditiveFit:
         """The noise of one observation, in the unit of the values; of several classes that of the largest."""
         return None if self.variance is None else float(np.sqrt(self.variance))
 
-    def typical_standard_error(self) -> float | None:
-        """Root mean square, over all pairs of treatments, of the standard error of their difference."""
-        n = len(self.treatments)
-        if self.variance is None or n < 2:
-            return None
-        # Over ordered pairs i ≠ j the mean of C_ii + C_jj − 2 C_ij is 2 (n·tr C − ΣC) ÷ (n (n − 1)).
-        total = 2 * (n * np.trace(self.cofactors) - self.cofactors.sum()) / (n * (n - 1))
-        return float(np.sqrt(self.variance * max(float(total), 0.0)))
+    def resolved_range(self) -> tuple[float, float] | None:
+        """Of any two treatments a smaller difference than the first is a tie, a larger one than the second none.
 
-    def smallest_resolved(self) -> float | None:
-        """A difference smaller than this is a tie: t(0.975) × standard error, the root mean square over pairs."""
-        error = self.typical_standard_error()
-        if error is None or self.one_class:
-            return None if error is None else t_quantile(0.5 + CONFIDENCE / 2, self.degrees_of_freedom) * error
-        _, errors = self.all_differences(self.treatments)
-        halves = self.all_quantiles(self.treatments, 0.5 + CONFIDENCE / 2) * errors
-        return float(np.sqrt((halves[np.triu_indices(len(self.treatments), k=1)] ** 2).mean()))
+        The least and the greatest half of `difference`'s intervals.
+        """
+        if self.variance is None or len(self.treatments) < 2:
+            return None
+        halves = self.all_halves(self.treatments)[np.triu_indices(len(self.treatments), k=1)]
+        return float(halves.min()), float(halves.max())
 
     def minimum_detectable(self) -> float | None:
-        """The true difference that is resolved with probability 0.8, by both of `difference`'s intervals."""
-        smallest = self.smallest_resolved()
-        if smallest is None:
+        """The true difference of any pair that `difference` resolves with probability 0.8 or more."""
+        if self.variance is None or len(self.treatments) < 2:
             return None
+        greatest = float(self.all_differences(self.treatments)[1].max())
         blocks = round(len(self.observations) / len(self.treatments)) if self.paired else 1
         times = detectable(self.degrees_of_freedom, min(blocks, self.degrees_of_freedom + 1))
-        return smallest * times / t_quantile(0.5 + CONFIDENCE / 2, self.degrees_of_freedom)
+        return greatest * times
 
 
 def fit(

@@ -21,6 +21,8 @@ MOST_UNEXPLAINED = 0.5
 """Of the values' variance, the part that may be left when each is predicted from the others."""
 MOST_KNOWN = 300
 """The process is fitted to so many at most, as fitting takes their number cubed."""
+MOST_FOLDS = 20
+"""So often the process is fitted anew to see what it explains."""
 NORMAL_90 = 1.6449
 
 
@@ -40,10 +42,6 @@ class LeftOut:
         import numpy as np
 
         return float((np.abs(self.errors) <= NORMAL_90 * self.deviations).mean())
-
-    def unexplained(self, variance: float) -> float:
-        """The part of the values' `variance` that predictions leave."""
-        return float((self.errors**2).mean() / variance)
 
 
 def fitted(points: ndarray, values: ndarray, *, noise: ndarray | None = None, restarts: int = 0) -> Any:
@@ -73,3 +71,20 @@ def left_out(model: Any, values: ndarray) -> LeftOut:
     inverse = cho_solve((model.L_, True), np.eye(len(model.L_)))
     variance = 1 / np.diag(inverse)
     return LeftOut(errors=inverse @ values[: len(inverse)] * variance, deviations=np.sqrt(variance))
+
+
+def unexplained(points: ndarray, values: ndarray, *, noise: ndarray | None = None) -> float:
+    """The part of the standardised `values`' variance that is left when each is predicted by a process fitted without.
+
+    Its lengths too are fitted without: with lengths that a value helped to choose, few values seem to explain one
+    another whatever they are. Of more than MOST_FOLDS values several are left out together.
+    """
+    import numpy as np
+
+    n = min(len(values), MOST_KNOWN)
+    fold, errors = np.arange(n) % MOST_FOLDS, np.zeros(n)
+    for number in range(int(fold.max()) + 1):
+        out, rest = fold == number, fold != number
+        model = fitted(points[:n][rest], values[:n][rest], noise=None if noise is None else noise[:n][rest])
+        errors[out] = values[:n][out] - model.predict(points[:n][out])
+    return float((errors**2).mean())

@@ -11,7 +11,7 @@ from sweeper.measurements.utilization import of_own_seconds, own_seconds
 from sweeper.report.page import curves
 from sweeper.report.page.page_tables import Cell, Column, cells, column, with_anything
 from sweeper.report.tables import loss_interval, percent, speed_interval
-from sweeper.report.text import BAR, OBJECTIVES, further_objectives, objective_cell, resolved_text, standing_cell
+from sweeper.report.text import BAR, OBJECTIVES, further_objectives, objective_cell, point_standing, resolved_text
 from sweeper.values.events import SpeedSummary
 from sweeper.values.labels import duration, gibibytes, labels, short
 
@@ -150,7 +150,7 @@ def point_table(one: DeviceFrontier) -> dict[str, Any]:
             Column(header="loss, nats/token", cell=_estimate("val_loss", partial(loss_interval, part=BAR))),
             Column(header="tokens/s", cell=_estimate("tokens_per_s", partial(speed_interval, part=BAR))),
             *further,
-            column("standing", lambda point: standing_cell(point.standing, point.tied_in), numbers=False),
+            column("standing", point_standing, numbers=False),
             *POINT_COLUMNS,
         ),
         one.points,
@@ -196,7 +196,7 @@ def _card(point: Point, further: Sequence[str]) -> list[tuple[str, str]]:
         *((OBJECTIVES[name], objective_cell(name, point.objectives[name].mean)) for name in further),
         ("parameters", short(point.params["total"])),
         ("off target", percent(point.off_target) if point.off_target is not None else ""),
-        ("standing", standing_cell(point.standing, point.tied_in)),
+        ("standing", point_standing(point)),
         ("P(on frontier)", "" if chance is None else f"{chance:.0%}"),
         ("seeds", f"{len(seeds)}" if len(seeds) > 8 else ", ".join(seeds)),
         ("resolved", resolved_text(point.resolved)),

@@ -1,4 +1,4 @@
-"""`benchmarks/calibration.py` in small: chances and verdicts of synthetic studies against their truth."""
+"""`benchmarks/calibration/verdicts.py` in small: chances and verdicts of synthetic studies against their truth."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))  # as a script sees its folder
+sys.path[:0] = [str(Path(__file__).parents[3] / folder) for folder in ("benchmarks", "benchmarks/calibration")]
 
 
 @pytest.fixture(scope="module")
 def result():
-    from benchmarks.calibration import run
+    from verdicts import run
 
     return run(20, seed=7)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.frontier.posterior import _of_two, _on_frontier
+from sweeper.frontier.posterior import _of_two, on_frontier
 from sweeper.stats.pareto import nondominated, volume_of
 
 NUMBERS = st.integers(0, 3).map(float) | st.floats(-2, 4, width=16)
@@ -58,9 +58,9 @@ def test_of_draws_the_frontier_is_that_of_the_definition(table):
     rows, maximise = table
     three = (rows, rows[::-1], np.repeat(rows[:1], len(rows), axis=0))
     drawn = [np.stack([lower_is_better(draw, maximise)[:, k] for draw in three]) for k in range(rows.shape[1])]
-    assert _on_frontier(drawn).tolist() == [by_definition(draw, maximise) for draw in three]
+    assert on_frontier(drawn).tolist() == [by_definition(draw, maximise) for draw in three]
     if len(drawn) == 2:
-        loop = _on_frontier([*drawn, np.zeros_like(drawn[0])])
+        loop = on_frontier([*drawn, np.zeros_like(drawn[0])])
         assert (_of_two(*drawn) == loop).all(), "the walk and the general way agree"
 
 
@@ -70,7 +70,7 @@ def test_of_finite_rows_both_are_moocores(table):
     rows, maximise = table
     wanted = moocore.is_nondominated(rows, maximise=maximise, keep_weakly=True).tolist()
     assert nondominated(rows, maximise).tolist() == wanted
-    assert _on_frontier(list(lower_is_better(rows, maximise).T[:, None])).tolist() == [wanted]
+    assert on_frontier(list(lower_is_better(rows, maximise).T[:, None])).tolist() == [wanted]
 
 
 def grid_volume(rows, reference):

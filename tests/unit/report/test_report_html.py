@@ -77,7 +77,7 @@ def page(planned, records, *, question="Deep or wide?", name="depth-vs-ffn", com
 def test_everything_a_reader_needs_is_on_the_page():
     planned, records = study(LOSSES, SPEEDS)
     text = " ".join(Page(page(planned, records, command="sweeper run studies/a.yaml --profile cpu")).text.split())
-    for words in ("Deep or wide?", "May be as good: ", "tied (loss)", "below 1% at best counts",
+    for words in ("Deep or wide?", "May be as good: ", "tied (loss)", "below 1% counts as none",
                   "would be found 8 times in 10",
                   "params: too far off the budget", "data fingerprint", "f00d", "2.13.0", "Held equal: tokens",
                   "sweeper run studies/a.yaml --profile cpu", "question: Deep or wide?"):  # fmt: skip

@@ -42,7 +42,7 @@ def test_balanced_data_agree_with_two_way_anova_by_hand():
     assert (difference.low, difference.high) == pytest.approx((difference.value - half, difference.value + half))
     assert fitted.mean("c").value == pytest.approx(table[2].mean())
     assert fitted.mean("c").standard_error == pytest.approx(sd / math.sqrt(3))
-    assert fitted.smallest_resolved() == pytest.approx(half)
+    assert fitted.resolved_range()[0] == pytest.approx(half)
     assert fitted.minimum_detectable() == pytest.approx(detectable(df, 3) * sd * math.sqrt(2 / 3))
 
 
@@ -95,7 +95,7 @@ def test_one_seed_gives_means_and_no_noise():
     difference = fitted.difference("b", "a")
     assert (difference.value, difference.standard_error, difference.resolved) == (pytest.approx(2.0), None, None)
     assert fitted.residual_sd is None
-    assert fitted.smallest_resolved() is None
+    assert fitted.resolved_range() is None
 
 
 def test_configs_without_a_common_seed_are_not_paired():
@@ -107,11 +107,17 @@ def test_configs_without_a_common_seed_are_not_paired():
     assert difference.standard_error == pytest.approx(math.sqrt(0.02 * (1 / 2 + 1 / 2)))
 
 
-def test_the_typical_standard_error_is_the_root_mean_square_over_pairs():
+def test_what_no_pair_resolves_is_a_bound_for_all_pairs():
+    """An average over pairs would call ties what the configs with most seeds tell apart."""
     _, values = drawn(np.random.default_rng(5), seeds=4, sd=0.1, missing={("a", 0), ("a", 1), ("c", 3)})
     fitted = fit(observations(values))
-    errors = [fitted.difference(a, b).standard_error for a in CONFIGS for b in CONFIGS if a < b]
-    assert fitted.typical_standard_error() == pytest.approx(math.sqrt(np.mean(np.square(errors))))
+    pairs = [fitted.difference(a, b) for a in CONFIGS for b in CONFIGS if a < b]
+    least, most = fitted.resolved_range()
+    assert least < 0.95 * most
+    assert {d.resolved for d in pairs if abs(d.value) < least} <= {False}
+    assert [d.high - d.value >= least - 1e-9 for d in pairs] == [True] * len(pairs)
+    assert max(d.high - d.value for d in pairs) == pytest.approx(most)
+    assert fitted.minimum_detectable() > least
 
 
 @pytest.mark.parametrize("groups", [2, 6, 24, 200])
