@@ -40,8 +40,8 @@ class Noise:
     """What seeds leave unexplained, in nats for val_loss and as a fraction (log) for tokens_per_s.
 
     A difference of any two below `smallest_resolved` is a tie, one above `largest_tie` is none; they part where some
-    have more seeds than others, or scatter more. A true one of `minimum_detectable` is resolved with 80% probability or more, whatever
-    the pair. None without a noise estimate.
+    have more seeds than others, or scatter more. A true one of `minimum_detectable` is resolved with 80% probability
+    or more, whatever the pair. None without a noise estimate.
     """
 
     residual_sd: float | None

@@ -40,8 +40,7 @@ def noise_sentences(one: DeviceFrontier, margins: Mapping[str, float] = MARGINS)
         sentences.append(
             f"Noise: a trial's loss scatters by {noise.residual_sd:.3f} nats (sd, "
             f"{noise.degrees_of_freedom} degrees of freedom). A difference below "
-            f"{noise.smallest_resolved or 0:.3f}{_for_some_pairs(noise)} between two that are compared for their own sake "
-            "is a tie; "
+            f"{noise.smallest_resolved or 0:.3f}{_for_some_pairs(noise)} is a tie; "
             f"a true one of {noise.minimum_detectable or 0:.3f} would be found 8 times in 10."
         )
     speed = one.noise["tokens_per_s"]

@@ -35,6 +35,8 @@ LEAST_DF = 0.5
 MOST_CLASSES = 8
 MOST_TESTED = 12
 """Of a class's splits by covariates, those that are tested."""
+MOST_LEVELS = 24
+"""Of a covariate with more levels than that, so many of them are thresholds, evenly among them."""
 ITERATIONS = 50
 SMALLEST = 1e-6
 """A class's sd ÷ the largest class's is at least this, so that trials that agree to the last digit weigh no more."""
@@ -150,10 +152,8 @@ def _best_split(
             tested = _tested(one, group, candidate.side)
             if tested is None:
                 continue
-            ratio, p = (
-                tested[0],
-                min(1.0, tested[1] * candidate.tries * (1 if candidate.covariate in proven else len(groups))),
-            )
+            places = 1 if candidate.covariate in proven else len(groups)
+            ratio, p = tested[0], min(1.0, tested[1] * candidate.tries * places)
             significant = SIGNIFICANT if candidate.covariate is None else USED
             if p < significant and (best is None or p < best[3]):
                 best = (place, candidate, ratio, p)
@@ -213,8 +213,11 @@ def _by_themselves(group: frozenset[int], mean_squares: NDArray[np.float64]) -> 
 
 
 def _sides(group: frozenset[int], values: Sequence[float | str | bool | None]) -> list[frozenset[int]]:
-    """Those up to each value; of words those with each."""
+    """Those up to each value; of words those with each one."""
     own = {values[i] for i in group}
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in own):
-        return [frozenset(i for i in group if values[i] <= value) for value in own]  # type: ignore[operator]
-    return [frozenset(i for i in group if values[i] == value) for value in own]
+        levels = sorted(own)  # type: ignore[type-var]
+        every = max(1, math.ceil(len(levels) / MOST_LEVELS))
+        return [frozenset(i for i in group if values[i] <= level) for level in levels[every - 1 :: every]]  # type: ignore[operator]
+    words = sorted(own, key=str)[:MOST_LEVELS]
+    return [frozenset(i for i in group if values[i] == value) for value in words]
