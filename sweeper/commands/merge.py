@@ -16,5 +16,5 @@ def merge(arguments: Any) -> None:
     merged = merge_ledgers(arguments.folders, arguments.out)
     if not arguments.json:
         console().print("\n".join(merged.said))
-    of_merged = {"study": arguments.out, "more": (), "profile": None, "set": [], "out": None}
+    of_merged = {"study": arguments.out, "more": (), "details": False, "profile": None, "set": [], "out": None}
     report(Namespace(**vars(arguments) | of_merged))

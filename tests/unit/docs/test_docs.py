@@ -13,6 +13,7 @@ PAGES = sorted(
     path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
 README = (ROOT / "README.md").read_text()
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -48,7 +49,7 @@ def trimmed(text):
 
 def test_the_readmes_study_has_ten_lines_and_plans_as_shown(study, capsys):
     assert len(Path("first.yaml").read_text().splitlines()) <= 10
-    shown = trimmed(block(README, "`sweeper plan first.yaml`"))
+    shown = trimmed(block(COMMANDS, "`sweeper plan first.yaml`"))
     # Predicted times differ between machines; shapes and counts don't.
     times = re.compile(r"\s*[\d.]+ (s|min|h)$|, about .*$", re.MULTILINE)
     assert times.sub("", shown).split() == times.sub("", said(capsys, "plan", "first.yaml")).split()
@@ -64,13 +65,13 @@ def test_the_readmes_answer_is_the_recorded_runs(study, capsys):
 
 
 def test_the_readmes_shape_is_what_the_command_prints(capsys):
-    shown = block(README, "## Commands", "console")
+    shown = block(COMMANDS, "## shape", "console")
     command, _, output = shown.partition("\n")
     assert said(capsys, *command.removeprefix("$ sweeper ").split()) == output
 
 
 def test_the_readmes_recommendation_is_that_of_the_recorded_study(study, capsys):
-    shown = block(README, "`recommend` answers", "console")
+    shown = block(COMMANDS, "`recommend` answers", "console")
     command, _, output = shown.partition("\n")
     words = [str(ROOT / word) if word.startswith("benchmarks/") else word for word in command.split()[2:]]
     assert said(capsys, *words).startswith(output)
@@ -101,6 +102,10 @@ def test_studies_readme_lists_every_study_with_its_real_size():
             sizes.append(f"{plan.totals.configs} × {plan.totals.seeds}")
         row = re.search(rf"^\| `{path.stem}` \|.*\| {sizes[0]} \| {sizes[1]} \|$", page, re.MULTILINE)
         assert row, (path.stem, sizes)
+
+
+def test_the_readme_is_read_in_a_minute():
+    assert len(README.splitlines()) < 150
 
 
 def test_nothing_shown_is_a_placeholder():
