@@ -21,6 +21,7 @@ campaign: $(INSTALLED)     ## what takes too long for `test`: kills, clusters, t
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/search_quality.py
 	$(BIN)/python benchmarks/calibration/verdicts.py
+	$(BIN)/python benchmarks/decisions/decisions.py
 	$(BIN)/python benchmarks/calibration_surrogate.py
 
 lint: $(INSTALLED)         ## style, types, import rules

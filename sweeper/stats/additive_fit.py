@@ -141,7 +141,7 @@ class AdditiveFit:
         one = self.pooled_difference(a, b)
         if one.high is None:
             return one
-        half = max(one.high - one.value, float(self._own_halves(i, np.array([j]))[0]))
+        half = max(one.high - one.value, float(self._own_halves(i)[j]))
         return replace(one, low=one.value - half, high=one.value + half)
 
     def pooled_difference(self, a: str, b: str) -> Difference:
@@ -178,7 +178,7 @@ class AdditiveFit:
         _, errors = self.all_differences(treatments)
         at = np.array([self._index[treatment] for treatment in treatments])
         pooled = self.all_quantiles(treatments, 0.5 + CONFIDENCE / 2) * errors
-        own = np.array([self._own_halves(i, at) for i in at])
+        own = np.array([self._own_halves(i)[at] for i in at.tolist()])
         halves: NDArray[np.float64] = np.maximum(pooled, own)
         return halves
 
@@ -194,11 +194,21 @@ class AdditiveFit:
         np.add.at(counts, (treatments, blocks), 1.0)
         return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
-    def _own_halves(self, i: int, others: NDArray[np.intp]) -> NDArray[np.float64]:
-        """[others]: half of the interval of paired differences alone; 0 with fewer than two blocks in common."""
+    @cached_property
+    def _known_halves(self) -> dict[int, NDArray[np.float64]]:
+        return {}
+
+    def _own_halves(self, i: int) -> NDArray[np.float64]:
+        """[treatments]: half of the interval of differences paired with `i`; 0 with fewer than two blocks in common."""
+        if i not in self._known_halves:
+            self._known_halves[i] = self._paired_halves(self._cell_means - self._cell_means[i])
+        return self._known_halves[i]
+
+    @staticmethod
+    def _paired_halves(gaps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[n]: of `gaps` [n, blocks], NaN where one of the two is missing."""
         from scipy.special import stdtrit
 
-        gaps = self._cell_means[others] - self._cell_means[i]
         shared = ~np.isnan(gaps)
         n = shared.sum(axis=1)
         enough = np.maximum(n, 2)

@@ -10,6 +10,7 @@ import pytest
 from ledger_lines import plain_lines
 
 from sweeper.ledger.file import Ledger
+from sweeper.ledger.typed import FinalLine
 from sweeper.planning.resolving import MicroBatches
 from sweeper.runners.ray import connection, tune
 from sweeper.runners.ray.connection import machines
@@ -66,7 +67,7 @@ def run(tmp_path, jobs, behaviour, *, at_half=lambda: None):
     half = threading.Event()
 
     def watch(record):
-        if record["type"] == "final":
+        if isinstance(record, FinalLine):
             finals.append(record)
         if len(finals) == jobs // 2:
             half.set()
