@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sweeper.model.shape import Shape
 from sweeper.values.labels import listed, short
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ def _first(one: DeviceFrontier) -> str:
     counts = [p.params["total"] for p in one.points]
     low, high = short(min(counts)), short(max(counts))
     size = f"{low} parameters" if low == high else f"{low}–{high} parameters"
-    if one.horizons is None and one.follow_up is None:
-        size += f", at {tokens_text([({**p.recipe, **p.resolved}, p.params) for p in one.points])}"
+    trained = [({**p.config.recipe.to_dict(), **p.resolved}, p.params) for p in one.points if p.config.recipe]
+    if one.horizons is None and one.follow_up is None and trained:
+        size += f", at {tokens_text(trained)}"
     of = f"Of {len(one.points)} {_noun(one)} with {size}," if len(one.points) > 1 else f"At {size},"
     if len(kept) == 1:
         return f"{of} one is on the frontier: {_described(kept[0])}."
@@ -72,7 +74,8 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _noun(one: DeviceFrontier) -> str:
-    return "shapes" if len({str(p.shape) for p in one.points}) == len(one.points) else "points"
+    shapes = {p.config.shape for p in one.points if isinstance(p.config.shape, Shape)}
+    return "shapes" if len(shapes) == len(one.points) else "points"
 
 
 def _described(point: Point) -> str:

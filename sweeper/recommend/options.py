@@ -12,11 +12,13 @@ import numpy as np
 
 from sweeper.frontier.frontiers import DeviceFrontier
 from sweeper.frontier.points import Point
-from sweeper.planning.candidates import Candidates, of_plan
+from sweeper.model.shape import Shape
+from sweeper.planning.candidates import Candidates, foreign_points, of_plan
 from sweeper.recommend.criteria import Criterion, Lead, lead, of_variances
 from sweeper.recommend.limits import Limits
-from sweeper.recommend.surrogate import Surrogate, config_of, surrogate
+from sweeper.recommend.surrogate import Surrogate, surrogate
 from sweeper.stats.additive_fit import CONFIDENCE, t_quantile
+from sweeper.values.errors import UsageError
 from sweeper.values.events import memory_needed
 from sweeper.values.labels import labels
 from sweeper.values.records import Config
@@ -179,7 +181,7 @@ def options(study: Study, plan: Plan, one: DeviceFrontier, *, extrapolate: bool)
         predicted=predicted,
         losses=figures[0],
         log_speeds=figures[1],
-        feasible=len(lattice) + unseen,
+        feasible=len(lattice) + unseen + foreign_points(plan),
         outside=int((~among).sum()),
         unseen=unseen,
         extrapolated=extrapolate,
@@ -202,7 +204,9 @@ def _beside(points: Sequence[Point], plan: Plan) -> int:
 def _measured(point: Point, plan: Plan) -> Option:
     from sweeper.planning.estimates import memory_of
 
-    config = config_of(point)
+    if not isinstance(point.config.shape, Shape) and point.peak_memory_bytes is None:
+        raise UsageError(f"{point.label}: nothing is known of its memory: measure it on a device that tells")
+    config = point.config
     loss, speed = (point.objectives[name] for name in METRICS)
     needed = memory_needed(point.peak_memory_bytes, point.beside_memory_bytes)
     return Option(

@@ -214,14 +214,14 @@ class StudyRun:
             job for job_id, job in driver.jobs.items() if job.kind == "train" and states.get(job_id) == "missing"
         ]
         seconds = sum(each.get(job.config.config_id) or self._seconds_of(job.config) for job in trainings)
-        seconds += driver.to_propose * sum(each.values()) / len(each)
+        seconds += driver.to_propose * sum(seconds or 0.0 for seconds in each.values()) / len(each)
         if following := to_follow(driver):
             some = [self._seconds_of(self.search.longer(one.config)) for one in self.search.candidates[:MOST_AVERAGED]]
             seconds += following * sum(some) / len(some)
         return seconds if hours is None else max(0.0, min(seconds, hours * 3600 - driver.device_seconds))
 
     def _seconds_of(self, config: Config) -> float:
-        return self.plan.calibration.seconds(config, self.loaded.study.trial.branch_at)
+        return self.plan.calibration.seconds(config, self.loaded.study.trial.branch_at) or 0.0
 
     def _spent(self, driver: Driver) -> str:
         """That the study ended for want of hours, "" where it didn't."""
@@ -240,9 +240,10 @@ class StudyRun:
         kept: dict[tuple[str, int], set[str]] = {}
         for record in records:
             if isinstance(record, FinalLine) and record.trial_id in wanted:
-                data = (record.config.recipe.data, record.config.shape.vocab_size)
-                if found := record.environment.get("data_fingerprint"):
-                    kept.setdefault(data, set()).add(found)
+                data, vocab_size = record.config.data, record.config.vocab_size
+                found = record.environment.get("data_fingerprint")
+                if found and data is not None and vocab_size is not None:
+                    kept.setdefault((data, vocab_size), set()).add(found)
         for (name, vocab_size), before in kept.items():
             now = fingerprint_of(name, vocab_size)
             if before - {now}:
