@@ -72,9 +72,10 @@ class Surroundings:
         if not self._job.shared_ok:
             device_state.require_alone(self._watch)
         self._allowed = memory.cap_device(self._device, self._job.memory_bytes)
+        shape, recipe = self._job.config.ours
         self.environment["attention"] = attention.chosen(
-            self._job.config.shape,
-            seq_len=self._job.config.recipe.seq_len,
+            shape,
+            seq_len=recipe.seq_len,
             dtype=torch.float32 if self._job.precision == "fp32" else torch.bfloat16,
             device=self._device,
         )

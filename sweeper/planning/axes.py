@@ -11,12 +11,12 @@ from sweeper.values.records import Config
 
 def value_on(axis: str, config: Config) -> Any:
     """Where `config` lies on an axis of a study; what the axis comes to, where the recipe has only that."""
+    if axis in (own := config.shape.fields()):
+        return own[axis]
     if axis in _DERIVED:
         return _DERIVED[axis](config)
     if axis in _OF_SHAPES:
         return _OF_SHAPES[axis](config.ours[0])
-    if axis in (own := config.shape.fields()):
-        return own[axis]
     if axis.startswith("optimizer."):
         return getattr(config.optimizer, axis.removeprefix("optimizer."))
     return getattr(config.recipe, axis)
