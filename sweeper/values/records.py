@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from sweeper.model.shape import Shape
-from sweeper.values.kinds import AnyKind, Program, kind_dict, kind_facts, kind_from
+from sweeper.values.kinds import AnyKind, Kind, Program, kind_dict, kind_facts, kind_from
 
 SCHEMA = 1
 SEMANTICS = 1
@@ -160,7 +160,8 @@ class Config:
     @property
     def flops_per_token(self) -> int | None:
         """Training FLOPs of one token, None where they aren't known."""
-        return self.shape.flops_per_token(self.recipe.seq_len if self.recipe else None)
+        kind: Kind = self.shape
+        return kind.flops_per_token(self.recipe.seq_len if self.recipe else None)
 
     @property
     def vocab_size(self) -> int | None:
