@@ -80,6 +80,18 @@ class Shape:
         matmul = self.n_layers * self._layer_matmul + self.vocab_size * self.d_model
         return 6 * matmul + 12 * self.n_layers * self.n_heads * self.head_dim * seq_len
 
+    def flops_per_token(self, seq_len: int | None) -> int | None:
+        """`train_flops_per_token`; None without a `seq_len`."""
+        return None if seq_len is None else self.train_flops_per_token(seq_len)
+
+    def fields(self) -> dict[str, Any]:
+        """The fields by their names."""
+        return self.to_dict()
+
+    def label(self) -> str:
+        """Like "n_layers 12, d_model 768, ffn_hidden 2048"."""
+        return f"n_layers {self.n_layers}, d_model {self.d_model}, ffn_hidden {self.ffn_hidden}"
+
     def matmuls(self) -> dict[str, tuple[int, int]]:
         """The matmuls of one block as built: name → (inputs K, outputs N)."""
         d, dh = self.d_model, self.head_dim

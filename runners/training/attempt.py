@@ -94,7 +94,7 @@ class Attempt:
             self.times.time_more(self.training)
         if not self.times.suffice:
             self._context.note("other processes used the device, so that the trial's speed isn't known")
-        diverged = is_worse_than_uniform(held_out.loss, vocab_size=self._context.job.config.shape.vocab_size)
+        diverged = is_worse_than_uniform(held_out.loss, vocab_size=self._context.vocab_size)
         return Ending(status="diverged" if diverged else "ok", val_loss=held_out.loss, val_bpb=held_out.bpb)
 
     def _segments(self) -> list[int]:

@@ -28,7 +28,7 @@ _ALIGNED = 64
 
 def planned_branches(job: Job, trunk: Schedule) -> list[tuple[float, Schedule]]:
     """The branches that a job asks for, as fraction and schedule, in the order in which they leave the trunk."""
-    cooldown = job.config.recipe.optimizer.cooldown
+    cooldown = job.config.ours[1].optimizer.cooldown
     found = [(fraction, trunk.branch(fraction, cooldown=cooldown)) for fraction in job.branch_at]
     return sorted(found, key=lambda one: (one[1].stable_until, one[0]))
 
@@ -61,7 +61,7 @@ def take(context: JobContext, training: Training, fraction: float, schedule: Sch
             losses = training.collect_losses()
             held_out = held_out_loss(context, training, part="branches")
             loss, bpb = held_out.loss, held_out.bpb
-        worse = is_worse_than_uniform(loss, vocab_size=context.job.config.shape.vocab_size)
+        worse = is_worse_than_uniform(loss, vocab_size=context.vocab_size)
         if not all(map(math.isfinite, [*losses, loss])) or worse:
             context.note(f"{_named(fraction)} diverged")
             loss = bpb = None

@@ -301,7 +301,8 @@ def outlook(checkpoints: Checkpoints, config: Config, *, settled: Container[str]
             continue
         at = f"seed {header.seed} ({header.precision}) has come to step {header.step:,} of {header.steps:,}"
         if checkpoints.resume:
-            now = fingerprint(config.recipe.data, data_path, config.shape.vocab_size)
+            shape, recipe = config.ours
+            now = fingerprint(recipe.data, data_path, shape.vocab_size)
             checked(path, header, data_fingerprint=now)
             said.append(f"{at}, and goes on from there")
         else:

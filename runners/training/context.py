@@ -29,7 +29,12 @@ class JobContext:
     @property
     def recipe(self) -> Recipe:
         """The job's."""
-        return self.job.config.recipe
+        return self.job.config.ours[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """The model's."""
+        return self.job.config.ours[0].vocab_size
 
     def tokens(self, steps: int) -> int:
         """How many tokens so many steps read."""
@@ -76,10 +81,11 @@ def set_up(job: Job, device: torch.device, clock: Clock, surroundings: Surroundi
 
 def _open(job: Job) -> Dataset:
     """The job's data; DataError where it isn't what the driver has, which may be on another machine."""
-    name, path, wanted = job.config.recipe.data, job.data_path, job.data_fingerprint
+    shape, recipe = job.config.ours
+    name, path, wanted = recipe.data, job.data_path, job.data_fingerprint
     if path is not None and wanted is not None and not os.path.exists(path):
         raise DataError(f"data: {path} isn't on the machine of this job: it has to be at that path on every node")
-    dataset = between_jobs.data_of(name, path, job.config.shape.vocab_size)
+    dataset = between_jobs.data_of(name, path, shape.vocab_size)
     if wanted not in (None, dataset.fingerprint):
         raise DataError(
             f"{name}: the data where this job runs has fingerprint {dataset.fingerprint} "

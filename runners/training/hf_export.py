@@ -52,11 +52,12 @@ def _fill(folder: Path, checkpoint: Path, header: Header) -> None:
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with replacing(folder / "model.safetensors") as file:
         save_tensors(whole, file, metadata={"format": "pt"})
-    _write_json(folder / "config.json", llama_config(config.shape, seq_len=config.recipe.seq_len))
-    tokenizer = tokens_entry(header.data_fingerprint, config.shape.vocab_size) / TOKENIZER
+    shape, recipe = config.ours
+    _write_json(folder / "config.json", llama_config(shape, seq_len=recipe.seq_len))
+    tokenizer = tokens_entry(header.data_fingerprint, shape.vocab_size) / TOKENIZER
     if tokenizer.is_file():
         shutil.copyfile(tokenizer, folder / TOKENIZER)
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.recipe.seq_len}
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": recipe.seq_len}
         _write_json(folder / "tokenizer_config.json", settings)
 
 
@@ -84,8 +85,8 @@ def llama_tensors(config: Config, own: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our parameters under Llama's names, with the same logits. `own` as `Transformer.named_parameters`."""
     from sweeper.runners.training.optimizer import parametrization_for
 
-    shape = config.shape
-    scaled = parametrization_for(shape, config.recipe.optimizer.base)
+    shape, recipe = config.ours
+    scaled = parametrization_for(shape, recipe.optimizer.base)
     tensors = {
         "model.embed_tokens.weight": own["embedding.weight"],
         "model.norm.weight": own["head.norm.weight"] * scaled.head_input,

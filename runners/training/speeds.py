@@ -22,7 +22,7 @@ def window_seconds(job: Job, *, windows: int, shortest: float) -> float:
     heat takes longer. In windows that are longer, the median is of a later time. Steps can't be corrected by a
     training's first rungs: they fix its schedule, and are the same for all seeds.
     """
-    minutes = job.config.recipe.minutes
+    minutes = job.config.minutes
     if job.kind != "speed" or minutes is None:
         return shortest
     return max(shortest, min(SIZING_SHARE * 60 * minutes, LONGEST_SIZING_S) / windows)
@@ -37,8 +37,8 @@ def summarise(
     """
     if len(rates) < MIN_WINDOWS:
         return None
-    recipe, median = job.config.recipe, statistics.median(rates)
-    tflops = median * job.config.shape.train_flops_per_token(recipe.seq_len) / 1e12
+    (shape, recipe), median = job.config.ours, statistics.median(rates)
+    tflops = median * shape.train_flops_per_token(recipe.seq_len) / 1e12
     return SpeedSummary(
         tokens_per_s=median,
         low=min(rates),

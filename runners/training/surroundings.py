@@ -72,9 +72,10 @@ class Surroundings:
         if not self._job.shared_ok:
             device_state.require_alone(self._watch)
         self._allowed = memory.cap_device(self._device, self._job.memory_bytes)
+        shape, recipe = self._job.config.ours
         self.environment["attention"] = attention.chosen_kernel(
-            self._job.config.shape,
-            seq_len=self._job.config.recipe.seq_len,
+            shape,
+            seq_len=recipe.seq_len,
             dtype=torch.float32 if self._job.precision == "fp32" else torch.bfloat16,
             device=self._device,
         )
@@ -141,7 +142,7 @@ class Surroundings:
 
     def summarise(self, windows: Iterable[tuple[int, float]]) -> SpeedSummary | None:
         """The job's speed from the last windows that were kept, of (steps, seconds); None where they are too few."""
-        per_step = self._job.config.recipe.tokens_per_step
+        per_step = self._job.config.ours[1].tokens_per_step
         rates = [steps * per_step / seconds for steps, seconds in windows]
         busy = [share for share in self._busy[len(self._busy) - len(rates) :] if share is not None]
         return summarise(

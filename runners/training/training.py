@@ -56,7 +56,7 @@ class Training:
                 loss = self.model.loss(inputs_BT, targets_BT)
             (loss / micro_batches).backward()
             total += loss.detach()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.job.config.recipe.optimizer.grad_clip)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.job.config.ours[1].optimizer.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.append(total / micro_batches)
@@ -88,7 +88,7 @@ def build_training(*, job: Job, device: torch.device, batches: Iterator[tuple[Te
 
     Precision exchanges modules, whose parameters the optimizer takes, and compiling sees the modules as they are then.
     """
-    recipe, shape, compiled = job.config.recipe, job.config.shape, job.execution.compile
+    (shape, recipe), compiled = job.config.ours, job.execution.compile
     model = build_model(
         shape,
         seq_len=recipe.seq_len,

@@ -130,7 +130,7 @@ class _Attempts:
         if self.job.kind == "speed":
             self.surroundings.environment["notes"] = list(self.surroundings.notes)
             return Speed(**common)
-        per_step = self.job.config.recipe.tokens_per_step
+        per_step = self.job.config.ours[1].tokens_per_step
         return Final(
             **common,
             val_loss=ending.val_loss,

@@ -137,12 +137,13 @@ def _run_on_ray(session: Session, run: StudyRun, *, machines: Machines, cpus: in
 
 def _prepare_data(run: StudyRun, console: Console, *, here: bool) -> None:
     """Read, split and encode the data once, before any trial's clock runs; where jobs run elsewhere, read it only."""
+    from sweeper.model.shape import Shape
     from sweeper.runners.data.dataset import open_data
     from sweeper.runners.data.inventory import fingerprint
 
     path = run.plan.data_path
-    wanted = {(planned.config.recipe.data, planned.config.shape.vocab_size) for planned in run.plan.configs}
-    for name, vocab_size in sorted(wanted):
+    ours = [planned.config.ours for planned in run.plan.configs if isinstance(planned.config.shape, Shape)]
+    for name, vocab_size in sorted({(recipe.data, shape.vocab_size) for shape, recipe in ours}):
         with console.status(f"preparing {name} (vocabulary {vocab_size:,}); once, then cached"):
             if here:
                 console.print(f"data: {open_data(name, path, vocab_size).description}")

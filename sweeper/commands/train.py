@@ -137,7 +137,7 @@ def train(arguments: Any) -> None:
     loaded = train_study(vars(arguments))
     plan = planned(loaded)
     terminal = console()
-    if note := gave_way(vars(arguments), plan.configs[0].config.shape):
+    if note := gave_way(vars(arguments), plan.configs[0].config.ours[0]):
         terminal.print(note)
     terminal.print(plan_table(plan_json(plan)))
     if arguments.dry_run:

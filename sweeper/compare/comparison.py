@@ -230,9 +230,7 @@ def _labels(both: Sequence[tuple[Point, Point]]) -> list[str]:
     if all(p.label == q.label for p, q in both):
         return [p.label for p, _ in both]
     several = len({p.config_id for p, _ in both}) < len(both)
-    return labels(
-        [{"shape": p.shape, "recipe": p.recipe, "batch_size": p.batch_size if several else None} for p, _ in both]
-    )
+    return labels([{**p.config.to_dict(), "batch_size": p.batch_size if several else None} for p, _ in both])
 
 
 def _losses(a: Side, b: Side) -> dict[str, LossPair]:
@@ -342,7 +340,7 @@ def _tau(values: Sequence[tuple[float, float]]) -> Tau:
 
 def _notes(a: Side, b: Side) -> Iterator[str]:
     if other := [p for p in a.points if p.config_id in b.losses and _other_data(a, b, p.config_id)]:
-        names = listed(sorted({str(p.recipe["data"]) for p in other}))
+        names = listed(sorted({str(p.config.data) for p in other}))
         marks = [listed(sorted({side.data[p.config_id] for p in other})) for side in (a, b)]
         yield (
             f"Losses on {names} aren't compared: it isn't the same data in both "

@@ -88,7 +88,11 @@ class _Words:
     def _at(self) -> str:
         if self._decision.by == "equal_time" and self._decision.at_time is not None:
             return f"after {duration(self._decision.at_time.seconds)} of training"
-        return f"at {_range([_tokens(point) for point in self._one.points])} tokens"
+        return self._at_the_end()
+
+    def _at_the_end(self) -> str:
+        tokens = [n for point in self._one.points if (n := _tokens(point)) is not None]
+        return f"at {_range(tokens)} tokens" if tokens else "at the end"
 
     def _is_fastest(self, point: Point) -> bool:
         return _speed(point) >= max(map(_speed, steady(self._one.points)))
@@ -131,8 +135,9 @@ class _Words:
         if apart.low is None:
             return ""
         half = apart.value - apart.low
+        at = self._at_the_end()
         return (
-            f"At {_range([_tokens(point) for point in self._one.points])} tokens {lowest.label} has the lowest mean, "
+            f"{at[0].upper()}{at[1:]} {lowest.label} has the lowest mean, "
             f"{_nats(-apart.value, half)} ± {_nats(half, half)} nats below {self._choice.label}."
         )
 
@@ -157,29 +162,32 @@ class _Words:
         if decision.not_told and decision.at_time is not None:
             names = listed([self._points[point_id].label for point_id in decision.not_told])
             reached = {self._labels[one.config_id]: one for one in decision.at_time.losses if one.bound}
-            share = min(_share(reached[self._points[i].label], self._points[i]) for i in decision.not_told)
-            said.append(f"{names}, not told at equal time: a branch at {100 * share:.0f}% or earlier tells")
+            shares = [_share(reached[self._points[i].label], self._points[i]) for i in decision.not_told]
+            earliest = 100 * min(shares)
+            said.append(f"{names}, not told at equal time: a branch at {earliest:.0f}% or earlier tells")
         return f"Open: {'; '.join(said)}." if said else ""
 
     def holds(self) -> str:
         """For what it holds: size, tokens per parameter, device, how the rate was set."""
         points = self._one.points
         size = _range([point.params["total"] for point in points])
-        ratio = _range([_tokens(point) / point.params["total"] for point in points])
-        return (
-            f"Holds for {size} parameters at {ratio} tokens per parameter on {self._one.device}, with {self._rate()}."
-        )
+        ratios = [n / point.params["total"] for point in points if (n := _tokens(point)) is not None]
+        each = f" at {_range(ratios)} tokens per parameter" if ratios else ""
+        return f"Holds for {size} parameters{each} on {self._one.device}{self._rate()}."
 
     def _rate(self) -> str:
         if any(
             name in level.values for one in self._one.tuned for level in one.levels for name in ("optimizer.lr", "lr")
         ):
-            return "each shape at its best learning rate"
-        optimizers = [point.recipe["optimizer"] for point in self._one.points]
-        rates = {optimizer["lr"] for optimizer in optimizers}
-        if all(optimizer.get("base") for optimizer in optimizers):
-            return "a learning rate scaled to each shape by CompleteP"
-        return f"one learning rate ({next(iter(rates)):g})" if len(rates) == 1 else f"{len(rates)} learning rates"
+            return ", with each shape at its best learning rate"
+        optimizers = [recipe.optimizer for point in self._one.points if (recipe := point.config.recipe) is not None]
+        rates = {optimizer.lr for optimizer in optimizers}
+        if not optimizers:
+            return ""
+        if all(optimizer.base for optimizer in optimizers):
+            return ", with a learning rate scaled to each shape by CompleteP"
+        one = f"one learning rate ({next(iter(rates)):g})"
+        return f", with {one if len(rates) == 1 else f'{len(rates)} learning rates'}"
 
     def _label(self, one: Against) -> str:
         return self._points[one.point_id].label
@@ -194,7 +202,7 @@ class _Words:
 
 
 def _share(one: LossAtTime, point: Point) -> float:
-    return one.tokens / _tokens(point)
+    return one.tokens / (_tokens(point) or one.tokens)
 
 
 def _loss(point: Point) -> float:
@@ -205,8 +213,10 @@ def _speed(point: Point) -> float:
     return point.objectives["tokens_per_s"].mean
 
 
-def _tokens(point: Point) -> int:
-    tokens: int = {**point.recipe, **point.resolved}["tokens"]
+def _tokens(point: Point) -> int | None:
+    """Of one training, as resolved; None of a program, which doesn't say."""
+    recipe = point.config.recipe
+    tokens: int | None = point.resolved.get("tokens", None if recipe is None else recipe.tokens)
     return tokens
 
 

@@ -18,7 +18,7 @@ def at_equal_time(trials: Sequence[FinalLine], points: Sequence[Point], speeds: 
     """
     fastest = {point.config_id: point for point in sorted(points, key=lambda p: p.objectives["tokens_per_s"].mean)}
     cooled = [_cooled(record) for record in trials if record.config_id in fastest]
-    minutes = [point.recipe.get("minutes") for point in points]
+    minutes = [point.config.minutes for point in points]
     if not any(minutes):
         return equal_time(cooled, speeds, {config_id: point.probe_id for config_id, point in fastest.items()})
     return equal_minutes(cooled, 60 * float(minutes[0] or 0)) if len(set(minutes)) == 1 else None

@@ -52,7 +52,7 @@ def study_caveats(states: Sequence[JobState], configs: Sequence[Config], *, to_p
     doubts = [f"{n} of {len(states)} jobs {how}: {what_to_do}." for n, how, what_to_do in found if n]
     if to_propose:
         doubts.append(f"{to_propose} trials to come, of configs yet to be chosen: `sweeper run` does them.")
-    if len({config.shape.vocab_size for config in configs}) > 1:
+    if len({config.vocab_size for config in configs}) > 1:
         doubts.append("Vocabularies differ, and a loss per token can't be compared between them: hold one fixed.")
     return tuple(doubts)
 
@@ -163,8 +163,8 @@ def _learning_rate_caveats(configs: Sequence[Config], losses: AdditiveFit) -> li
     groups = _by_rate(measured)
     edges = []
     for group in groups:
-        rates = sorted(config.recipe.optimizer.lr for config in group)
-        best = min(group, key=lambda config: losses.mean(config.config_id).value).recipe.optimizer.lr
+        lowest = min(group, key=lambda config: losses.mean(config.config_id).value)
+        rates, best = sorted(map(_rate, group)), _rate(lowest)
         if len(rates) > 1 and best in (rates[0], rates[-1]):
             edges.append(f"{best:g}")
     if not edges:
@@ -176,12 +176,16 @@ def _learning_rate_caveats(configs: Sequence[Config], losses: AdditiveFit) -> li
     ]
 
 
+def _rate(config: Config) -> float:
+    return config.optimizer.lr if config.optimizer else 0.0
+
+
 def _by_rate(configs: Sequence[Config]) -> list[set[Config]]:
     """The configs that differ in nothing but the learning rate."""
     groups: dict[Config, set[Config]] = {}
     for config in configs:
-        recipe = config.recipe
-        same = replace(config, recipe=replace(recipe, optimizer=replace(recipe.optimizer, lr=1.0)))
+        optimizer = config.optimizer
+        same = config if optimizer is None else config.with_recipe(optimizer=replace(optimizer, lr=1.0))
         groups.setdefault(same, set()).add(config)
     return list(groups.values())
 
@@ -202,7 +206,7 @@ def held_equal(configs: Sequence[Config], tokens: Mapping[Config, int]) -> str:
     `tokens` are those of the configs of which they are known: steps of `minutes` are only known from a probe.
     """
     known = [(config, tokens[config]) for config in configs if config in tokens]
-    minutes = {config.recipe.minutes for config in configs}
+    minutes = {config.minutes for config in configs}
     held_time = "" if None in minutes or len(minutes) > 1 else f"{minutes.pop():g} min of training"
     if not known:
         return (
@@ -211,16 +215,20 @@ def held_equal(configs: Sequence[Config], tokens: Mapping[Config, int]) -> str:
             else "Nothing is known of how long trials were."
         )
     trained = [t for _, t in known]
-    flops = [t * config.shape.train_flops_per_token(config.recipe.seq_len) for config, t in known]
+    flops = [t * per_token for config, t in known if (per_token := config.flops_per_token) is not None]
+    same_flops = len(flops) == len(known) and _alike(flops)
     ratios = [t / config.shape.params.total for config, t in known]
-    spent = f"{short(min(flops))} FLOPs" if _alike(flops) else f"{short(min(flops))}–{short(max(flops))} FLOPs"
+    if len(flops) < len(known):
+        spent = "FLOPs that aren't known"
+    else:
+        spent = f"{short(min(flops))} FLOPs" if same_flops else f"{short(min(flops))}–{short(max(flops))} FLOPs"
     of_tokens = f"{short(min(trained))}–{short(max(trained))} tokens"
     if held_time:
         return f"Held equal: time, {held_time} for each trial; not equal tokens ({of_tokens}) or compute ({spent})."
     if len(set(trained)) == 1:
-        compute = "" if _alike(flops) else ", not equal compute"
+        compute = "" if same_flops else ", not equal compute"
         return f"Held equal: tokens, {short(trained[0])} for each trial{compute} ({spent}), not equal time."
-    if _alike(flops):
+    if same_flops:
         return f"Held equal: compute, {spent} for each trial; not equal tokens ({of_tokens}), not equal time."
     if _alike(ratios):
         return f"Held equal: tokens per parameter, {short(ratios[0])}; not equal tokens ({of_tokens}), compute or time."

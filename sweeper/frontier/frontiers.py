@@ -261,8 +261,8 @@ def _one_trial(noisy: NoiseClass, outliers: Sequence[OutlyingTrial]) -> bool:
 
 def _tokens(points: Sequence[PlannedPoint]) -> dict[Config, int]:
     """Training tokens by config, as far as they are known: those of minutes when its steps are resolved."""
-    steps = {p.config: p.resolved.steps or p.config.recipe.steps for p in points}
-    return {config: n * config.recipe.tokens_per_step for config, n in steps.items() if n is not None}
+    each = {p.config: p.config.tokens_of(p.resolved.steps or p.config.steps) for p in points}
+    return {config: tokens for config, tokens in each.items() if tokens is not None}
 
 
 def _noise(one: AdditiveFit) -> Noise:

@@ -38,7 +38,7 @@ class HorizonLoss:
     config_id: str
     label: str
     tokens: int
-    train_flops: int
+    train_flops: int | None
     train_seconds: float | None
     mean: float
     low: float | None
@@ -133,7 +133,7 @@ class _Cooled:
     seed: int
     loss: float
     tokens: int
-    train_flops: int
+    train_flops: int | None
     train_seconds: float | None
 
 
@@ -185,13 +185,13 @@ def _end(record: FinalLine) -> _Cooled:
 
 
 def _cooled(record: FinalLine, loss: float, tokens: int, train_seconds: float | None) -> _Cooled:
-    per_token = record.config.shape.train_flops_per_token(record.config.recipe.seq_len)
+    per_token = record.config.flops_per_token
     return _Cooled(
         config_id=record.config_id,
         seed=record.seed,
         loss=loss,
         tokens=tokens,
-        train_flops=tokens * per_token,
+        train_flops=None if per_token is None else tokens * per_token,
         train_seconds=train_seconds,
     )
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sweeper.values.records import Config
+
 Standing = Literal["frontier", "tied", "dominated", "unresolved", "unstable"]
 
 
@@ -73,8 +75,7 @@ class Point:
     probe_id: str
     batch_size: int
     label: str
-    shape: Mapping[str, Any]
-    recipe: Mapping[str, Any]
+    config: Config
     resolved: Mapping[str, Any]
     params: Mapping[str, int]
     off_target: float | None

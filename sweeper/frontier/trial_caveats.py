@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sweeper.ledger.typed import FinalLine, MeasuredLine
 from sweeper.measurements.measured import Measured
+from sweeper.model.shape import Shape
 from sweeper.values.labels import listed
 from sweeper.values.records import Config
 
@@ -21,7 +22,7 @@ def precision_caveats(m: Measured, names: Mapping[str, str]) -> list[str]:
 
 
 def _retried(m: Measured, names: Mapping[str, str]) -> list[str]:
-    retried = [r for r in m.finals if r.config.recipe.precision == "fp8" and r.resolved.precision == "bf16"]
+    retried = [r for r in m.finals if r.config.precision == "fp8" and r.resolved.precision == "bf16"]
     if not retried:
         return []
     return [
@@ -53,7 +54,7 @@ def _apart(m: Measured, names: Mapping[str, str]) -> list[str]:
 
 
 def _precision(record: FinalLine) -> str:
-    return record.resolved.precision or record.config.recipe.precision
+    return str(record.resolved.precision or record.config.precision)
 
 
 def _trials(records: Sequence[FinalLine]) -> str:
@@ -131,9 +132,15 @@ def launch_bound_caveats(records: Sequence[MeasuredLine]) -> list[str]:
 
 def unscaled_caveats(configs: Sequence[Config]) -> list[str]:
     """Where one learning rate serves several shapes without being scaled: AdamW, the standard parametrization."""
-    unscaled = [c for c in configs if c.recipe.optimizer.name == "adamw" and c.recipe.optimizer.base is None]
-    depths = len({config.shape.n_layers for config in unscaled})
-    widths = len({config.shape.d_model for config in unscaled})
+    unscaled = [
+        config.shape
+        for config in configs
+        if isinstance(config.shape, Shape)
+        and config.optimizer is not None
+        and config.optimizer.name == "adamw"
+        and config.optimizer.base is None
+    ]
+    depths, widths = len({shape.n_layers for shape in unscaled}), len({shape.d_model for shape in unscaled})
     over = [f"{n} {what}" for n, what in ((widths, "widths"), (depths, "depths")) if n > 1]
     if not over:
         return []

@@ -119,12 +119,12 @@ def _check_same_study(sources: Sequence[RunFolder]) -> None:
 
 
 def _check_same_data(sources: Sequence[RunFolder], ledgers: Sequence[Sequence[Line]]) -> None:
-    found: dict[tuple[str, int], dict[str, RunFolder]] = defaultdict(dict)
+    found: dict[tuple[str, int | None], dict[str, RunFolder]] = defaultdict(dict)
     for source, ledger in zip(sources, ledgers, strict=True):
         for record in ledger:
             if isinstance(record, FinalLine) and (mark := record.environment.get("data_fingerprint")):
                 config = record.config
-                found[config.recipe.data, config.shape.vocab_size].setdefault(mark, source)
+                found[str(config.data), config.vocab_size].setdefault(mark, source)
     for (data, _), marks in found.items():
         if len(marks) > 1:
             where = " and ".join(f"{mark} in {shown(source.root)}" for mark, source in marks.items())

@@ -149,13 +149,21 @@ class OutcomeLine(JobLine, frozen=True, kw_only=True, gc=False):
     beside: bool = False
     environment: Mapping[str, Any] = {}
     _shape: Raw = field(name="shape", default=Raw())
+    _architecture: Raw = field(name="architecture", default=Raw())
+    _program: Raw = field(name="program", default=Raw())
     _recipe: Raw = field(name="recipe", default=Raw())
+    _params: Raw = field(name="params", default=Raw())
+    _flops: Raw = field(name="train_flops_per_token", default=Raw())
 
     @property
     def config(self) -> Config:
         """The config, one object for all lines that say the same."""
-        parts = ((b"shape", self._shape), (b"recipe", self._recipe))
-        return _config(b"{%s}" % b",".join(b'"%s":%s' % (name, bytes(raw)) for name, raw in parts if bytes(raw)))
+        parts = {"shape": self._shape, "recipe": self._recipe}
+        if not bytes(self._shape):
+            parts |= {"architecture": self._architecture, "program": self._program}
+            parts |= {"params": self._params, "train_flops_per_token": self._flops}
+        whole = (f'"{name}":'.encode() + bytes(raw) for name, raw in parts.items() if bytes(raw))
+        return _config(b"{" + b",".join(whole) + b"}")
 
     @property
     def job(self) -> Job:
@@ -267,6 +275,7 @@ Outcome = SpeedLine | FinalLine | FailedLine
 _Known = StartedLine | AskedLine | RungLine | SpeedLine | FinalLine | FailedLine
 _LINE: msgspec.json.Decoder[_Known] = msgspec.json.Decoder(_Known)
 _CURVE: msgspec.json.Decoder[Curve] = msgspec.json.Decoder(Curve)
+_DECODED_LATER = ("shape", "architecture", "program", "recipe", "params", "train_flops_per_token", "curve")
 _TYPES = ("started", "asked", "rung", "speed", "final", "failed")
 
 
@@ -315,9 +324,7 @@ def _read_slowly(line: bytes) -> Line:
 
 def _with_raw(record: dict[str, Any]) -> dict[str, Any]:
     """`record` with what is decoded later as JSON: for text that Python's reader takes and the fast one doesn't."""
-    raw: dict[str, Any] = {
-        name: Raw(json.dumps(record[name])) for name in ("shape", "recipe", "curve") if name in record
-    }
+    raw: dict[str, Any] = {name: Raw(json.dumps(record[name])) for name in _DECODED_LATER if name in record}
     job = record.get("job")
     if isinstance(job, dict) and "config" in job:
         raw["job"] = {**job, "config": Raw(json.dumps(job["config"]))}

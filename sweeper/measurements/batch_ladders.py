@@ -63,7 +63,7 @@ def batch_ladders(records: Iterable[Line], m: Measured, here: Sequence[PlannedPo
     return tuple(
         BatchLadder(
             label=names[points[0].config.at_precision("bf16")],
-            precision=ladder.precision,
+            precision=ladder.precision or "",
             config_ids=tuple(dict.fromkeys(point.config.config_id for point in points)),
             rungs=_rungs(ladder, known, points),
         )
@@ -81,7 +81,7 @@ def _rungs(ladder: ProbeLadder, known: Mapping[str, SpeedLine], points: Sequence
     chosen = {
         point.execution
         for point in points
-        if point.ladder and (point.resolved.precision or point.config.recipe.precision) == ladder.precision
+        if point.ladder and (point.resolved.precision or point.config.precision) == ladder.precision
     }
     rungs = []
     for probe in ladder.probes:

@@ -206,9 +206,9 @@ def loss_of(final: FinalLine) -> float:
 
 
 def _data(record: MeasuredLine) -> Hashable:
-    config = record.config
-    recipe = config.recipe
-    return (type(record), recipe.data, recipe.seq_len, recipe.eval_tokens, config.shape.vocab_size)
+    config, recipe = record.config, record.config.recipe
+    read = (recipe.data, recipe.seq_len, recipe.eval_tokens) if recipe else ()
+    return (type(record), *read, config.vocab_size)
 
 
 def _fingerprint(record: MeasuredLine) -> Any:
@@ -220,7 +220,7 @@ def _torch(record: MeasuredLine) -> Any:
 
 
 def _precision(record: MeasuredLine) -> Any:
-    return precision_used(record.environment) or record.config.recipe.precision
+    return precision_used(record.environment) or record.config.precision
 
 
 _COMPARED: tuple[tuple[str, Callable[[MeasuredLine], Hashable], Callable[[MeasuredLine], Any]], ...] = (

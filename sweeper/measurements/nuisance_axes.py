@@ -12,6 +12,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sweeper.model.shape import Shape
 from sweeper.planning.axes import value_on
 from sweeper.stats.additive_fit import AdditiveFit, Observation, fit
 from sweeper.values.records import Config
@@ -82,8 +83,13 @@ def _without(config: Config, nuisance: Sequence[str]) -> Config:
     """What configs have in common that differ in nuisance axes alone."""
     names = [axis.removeprefix("optimizer.") for axis in nuisance]
     fields: dict[str, Any] = dict.fromkeys("base" if name == "parametrization" else name for name in names)
-    recipe = config.recipe
-    return replace(config, recipe=replace(recipe, optimizer=replace(recipe.optimizer, **fields)))
+    foreign = config.shape
+    if not isinstance(foreign, Shape):
+        axes = tuple([(name, value) for name, value in foreign.axes if name not in nuisance])
+        config = replace(config, shape=replace(foreign, axes=axes))
+    if config.optimizer is None:
+        return config
+    return config.with_recipe(optimizer=replace(config.optimizer, **fields))
 
 
 def _cross_validated(own: Sequence[Observation], best: str) -> list[Observation]:

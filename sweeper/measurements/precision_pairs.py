@@ -67,7 +67,7 @@ def _declared(m: Measured, here: Sequence[PlannedPoint], correction: Correction)
     points_of = Counter(point.config.config_id for point in here)
     alike: dict[tuple[Config, int | None], list[PlannedPoint]] = {}
     for point in here:
-        if point.config.recipe.precision in ORDER and point.config.config_id in trained:
+        if point.config.precision in ORDER and point.config.config_id in trained:
             batch_size = point.execution.batch_size if points_of[point.config.config_id] > 1 else None
             alike.setdefault((point.config.at_precision("bf16"), batch_size), []).append(point)
     alike = {key: points for key, points in alike.items() if len(points) > 1}
@@ -81,14 +81,14 @@ def _declared(m: Measured, here: Sequence[PlannedPoint], correction: Correction)
     names = labels([{**config.to_dict(), "batch_size": batch_size} for config, batch_size in alike])
     found = []
     for name, points in zip(names, alike.values(), strict=True):
-        ordered = sorted(points, key=lambda point: ORDER.index(point.config.recipe.precision))
+        ordered = sorted(points, key=lambda point: ORDER.index(str(point.config.precision)))
         for a, b in pairwise(ordered):
-            if a.config.recipe.precision == b.config.recipe.precision:
+            if a.config.precision == b.config.precision:
                 continue
             found.append(
                 PrecisionPair(
                     label=name,
-                    precisions=(a.config.recipe.precision, b.config.recipe.precision),
+                    precisions=(str(a.config.precision), str(b.config.precision)),
                     batch_sizes=(a.execution.batch_size, b.execution.batch_size),
                     speed=_ratio(speeds, b.probe_id, a.probe_id),
                     loss=losses.difference(b.config.config_id, a.config.config_id),
@@ -108,7 +108,7 @@ def _ratio(speeds: AdditiveFit, b: str, a: str) -> Ratio | None:
 
 def _probed(m: Measured, here: Sequence[PlannedPoint], correction: Correction) -> list[PrecisionPair]:
     """Where precision is auto, the fastest probe of each; shapes that differ in what speed doesn't know, once."""
-    automatic = [point for point in here if point.config.recipe.precision == "auto"]
+    automatic = [point for point in here if point.config.precision == "auto"]
     if not automatic:
         return []
     measured = {record.probe_id: speed for record in m.speeds if (speed := tokens_per_s(record)) is not None}

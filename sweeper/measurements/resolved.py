@@ -56,7 +56,7 @@ def without_winning_probes(m: Measured, points: Sequence[PlannedPoint]) -> Measu
 
     The highest of several measurements reads too high; the trials' weren't chosen for being high.
     """
-    chosen = {point.probe_id for point in points if len(point.ladder) > 1 or point.config.recipe.precision == "auto"}
+    chosen = {point.probe_id for point in points if len(point.ladder) > 1 or point.config.precision == "auto"}
     again = {record.probe_id for record in m.finals if tokens_per_s(record) is not None} & chosen
     return replace(m, speeds=tuple(record for record in m.speeds if record.probe_id not in again))
 
@@ -68,5 +68,5 @@ def shown(point: PlannedPoint) -> dict[str, Any]:
         found["precision"] = point.resolved.precision
     if point.resolved.steps:
         found["steps"] = point.resolved.steps
-        found["tokens"] = point.resolved.steps * point.config.recipe.tokens_per_step
+        found["tokens"] = point.config.tokens_of(point.resolved.steps)
     return found

@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
+from sweeper.model.shape import Shape
 from sweeper.stats.additive_fit import AdditiveFit, Observation, fit
 from sweeper.values.records import Base, Config
 
 
 def computation(config: Config) -> Config:
     """The config as what is computed: without a base that changes nothing."""
-    shape, optimizer = config.shape, config.recipe.optimizer
+    shape, recipe = config.shape, config.recipe
+    if not isinstance(shape, Shape) or recipe is None:
+        return config
+    optimizer = recipe.optimizer
     if optimizer.base != Base(n_layers=shape.n_layers, d_model=shape.d_model, ffn_hidden=shape.ffn_hidden):
         return config
-    return replace(config, recipe=replace(config.recipe, optimizer=replace(optimizer, base=None)))
+    return replace(config, recipe=replace(recipe, optimizer=replace(optimizer, base=None)))
 
 
 def copies(configs: Sequence[Config], measured: Container[str]) -> dict[str, str]:

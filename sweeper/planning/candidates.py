@@ -69,7 +69,8 @@ class Candidates:
         """All but those configs at those micro-batches, or at whatever micro-batch."""
         known = set(known)
         configs = {config for config, _ in known}
-        shapes = {(c.shape.n_layers, c.shape.d_model, c.shape.ffn_hidden) for c in configs}
+        own = [config.shape for config in configs if isinstance(config.shape, Shape)]
+        shapes = {(shape.n_layers, shape.d_model, shape.ffn_hidden) for shape in own}
         keys = _key(*(getattr(self.shape, name) for name in ("n_layers", "d_model", "ffn_hidden")))
         kept = np.ones(len(self), dtype=bool)
         for row in np.flatnonzero(np.isin(keys, [_key(*one) for one in shapes])).tolist():
@@ -84,22 +85,23 @@ def _key(n_layers: Any, d_model: Any, ffn_hidden: Any) -> Any:
 
 
 def rows_of(points: Sequence[tuple[Config, int]]) -> Candidates:
-    """Configs, each at its micro-batch."""
+    """Configs that our trainer trains, each at its micro-batch. TypeError for one of another kind."""
     recipes: dict[Recipe, int] = {}
-    numbers = [recipes.setdefault(replace(c.recipe, steps=None), len(recipes)) for c, _ in points]
-    shapes = [config.shape for config, _ in points]
+    ours = [config.ours for config, _ in points]
+    numbers = [recipes.setdefault(replace(recipe, steps=None), len(recipes)) for _, recipe in ours]
+    shapes = [shape for shape, _ in ours]
     return Candidates(
         shape=columns_of(**{name: np.array([int(getattr(one, name)) for one in shapes]) for name in FIELDS}),
         recipes=tuple(recipes),
         recipe=np.array(numbers, dtype=np.int64),
-        steps=np.array([config.recipe.steps or 0 for config, _ in points], dtype=np.int64),
+        steps=np.array([recipe.steps or 0 for _, recipe in ours], dtype=np.int64),
         batch_size=np.array([batch_size for _, batch_size in points], dtype=np.int64),
         memory_bytes=np.array([memory_of(config, batch_size) for config, batch_size in points], dtype=np.int64),
     )
 
 
 def of_plan(plan: Plan) -> tuple[Candidates, int]:
-    """The lattice's configs at their micro-batches, and how many are left out of a lattice beyond MOST_ROWS.
+    """The lattice's shapes at their micro-batches, and how many are left out of a lattice beyond MOST_ROWS.
 
     A ladder counts once, at its smallest micro-batch; so does each config where these are more than
     `sweeper.planning.plan.MAX_LISTED`.
@@ -110,7 +112,8 @@ def of_plan(plan: Plan) -> tuple[Candidates, int]:
             for planned in plan.configs
             for execution in (planned.executions[:1] if planned.choose == "fastest" else planned.executions)
         ]
-        return rows_of(executions), 0
+        ours = [(config, batch_size) for config, batch_size in executions if isinstance(config.shape, Shape)]
+        return rows_of(ours), 0
     groups = plan.configs.groups
     every = -(-sum(map(len, groups)) // MOST_ROWS)
     parts = [_of_group(group, number, every) for number, group in enumerate(groups)]
@@ -123,6 +126,14 @@ def of_plan(plan: Plan) -> tuple[Candidates, int]:
         },
     )
     return whole, sum(map(len, groups)) - len(whole)
+
+
+def foreign_points(plan: Plan) -> int:
+    """How many configs at their micro-batches are of another kind than a shape: a lattice in columns has none."""
+    if isinstance(plan.configs, PlannedConfigs):
+        return 0
+    foreign = [planned for planned in plan.configs if not isinstance(planned.config.shape, Shape)]
+    return sum(1 if planned.choose == "fastest" else len(planned.executions) for planned in foreign)
 
 
 def _of_group(group: Group, number: int, every: int) -> Candidates:

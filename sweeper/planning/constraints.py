@@ -62,8 +62,8 @@ class Constraints:
         """
         if not self._expressions:
             return None
-        recipe = config.recipe
-        known = quantities(config.shape, seq_len=recipe.seq_len, tokens_per_step=recipe.tokens_per_step)
+        shape, recipe = config.ours
+        known = quantities(shape, seq_len=recipe.seq_len, tokens_per_step=recipe.tokens_per_step)
         for expression in self._expressions:
             if not _holds(expression, known):
                 return Drop(reason=expression.text, message=partial(_broken, expression, known))

@@ -65,10 +65,15 @@ class Calibration:
     source: str
     beside_bytes: int = 0
 
-    def seconds(self, config: Config, branch_at: Sequence[float] = ()) -> float:
-        """Predicted wall seconds of one trial of `config`, one seed, evaluation and branches included."""
-        per_token = config.shape.train_flops_per_token(config.recipe.seq_len)
-        return float(self.seconds_of(per_token, self.tokens(config), config.recipe, branch_at))
+    def seconds(self, config: Config, branch_at: Sequence[float] = ()) -> float | None:
+        """Predicted wall seconds of one trial of `config`, one seed, evaluation and branches included.
+
+        None where its FLOPs or its tokens aren't known.
+        """
+        per_token, recipe = config.flops_per_token, config.recipe
+        if per_token is None or recipe is None:
+            return None
+        return float(self.seconds_of(per_token, self.tokens(per_token, recipe), recipe, branch_at))
 
     def seconds_of(self, per_token: Any, tokens: Any, recipe: Recipe, branch_at: Sequence[float] = ()) -> Any:
         """`seconds` by training FLOPs per token and training tokens; of arrays, one for each."""
@@ -76,12 +81,11 @@ class Calibration:
         more = branch_tokens(tokens, recipe, branch_at) + (1 + len(branch_at)) * recipe.eval_tokens / 3
         return train_s + more * per_token / self.achieved_flops_per_s + self.overhead_s
 
-    def tokens(self, config: Config) -> int:
+    def tokens(self, per_token: int, recipe: Recipe) -> int:
         """Training tokens of one trial: exact, or predicted where the recipe gives minutes, then of whole steps."""
-        recipe = config.recipe
         if recipe.tokens is not None:
             return recipe.tokens
-        return int(self.tokens_in_minutes(config.shape.train_flops_per_token(recipe.seq_len), recipe))
+        return int(self.tokens_in_minutes(per_token, recipe))
 
     def tokens_in_minutes(self, per_token: Any, recipe: Recipe) -> Any:
         """Those of the whole steps that the recipe's minutes are predicted to have; of an array, one for each."""
@@ -124,6 +128,7 @@ def assumed(*, gpus: int, cpus: int) -> Calibration:
 def calibrate(records: Iterable[Line]) -> Calibration | None:
     """Medians over the `final` lines of status ok in a ledger, of the device seen last; None without any."""
     finals = [r for r in records if isinstance(r, FinalLine) and r.status == "ok" and r.seconds.get("train", 0) > 0]
+    finals = [r for r in finals if r.config.flops_per_token is not None]
     if not finals:
         return None
     finals = [r for r in finals if r.device == finals[-1].device]
@@ -140,8 +145,7 @@ def calibrate(records: Iterable[Line]) -> Calibration | None:
 
 
 def _train_flops(final: FinalLine) -> float:
-    config = final.config
-    return float(final.tokens * config.shape.train_flops_per_token(config.recipe.seq_len))
+    return float(final.tokens * (final.config.flops_per_token or 0))
 
 
 def _flops_per_s(value: float) -> str:
@@ -150,9 +154,9 @@ def _flops_per_s(value: float) -> str:
 
 def memory_of(config: Config, batch_size: int) -> int:
     """`memory_bytes` of a config at a micro-batch; of precision `auto` that of bf16."""
-    recipe = config.recipe
+    shape, recipe = config.ours
     return memory_bytes(
-        config.shape,
+        shape,
         precision="bf16" if recipe.precision == "auto" else recipe.precision,
         batch_size=batch_size,
         seq_len=recipe.seq_len,

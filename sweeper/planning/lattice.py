@@ -173,10 +173,7 @@ _MOST_KNOWN = 10_000
 
 def _outside(shape: Shape, window: Window) -> str:
     params = window.counted(shape)
-    message = (
-        f"n_layers {shape.n_layers}, d_model {shape.d_model}, ffn_hidden {shape.ffn_hidden} has {params:,} "
-        f"parameters ({window.count}), the budget allows {window}"
-    )
+    message = f"{shape.label()} has {params:,} parameters ({window.count}), the budget allows {window}"
     if window.low is None or window.high is None:
         return message
     near = []

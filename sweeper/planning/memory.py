@@ -53,11 +53,11 @@ def too_large(cap: Cap, config: Config, batch_size: int) -> Drop:
 
 
 def _over(cap: Cap, config: Config, batch_size: int) -> str:
-    shape, needed = config.shape, cap.needed(config, batch_size)
+    needed = cap.needed(config, batch_size)
     fits = _largest_that_fits(cap, config, batch_size)
     instead = [f"batch_size {fits} ({gibibytes(cap.needed(config, fits))})"] if fits else []
     return (
-        f"n_layers {shape.n_layers}, d_model {shape.d_model}, ffn_hidden {shape.ffn_hidden} needs about "
+        f"{config.shape.label()} needs about "
         f"{gibibytes(needed)} at batch_size {batch_size}, the budget allows {gibibytes(cap.memory_bytes)}: "
         f"{' or '.join([*instead, f'memory: {_rounded_up(needed)}'])} would fit"
     )
@@ -65,7 +65,8 @@ def _over(cap: Cap, config: Config, batch_size: int) -> str:
 
 def _largest_that_fits(cap: Cap, config: Config, below: int) -> int:
     """The largest micro-batch under `below` that divides a step and that the cap allows, 0 without any."""
-    sequences = config.recipe.tokens_per_step // config.recipe.seq_len
+    _, recipe = config.ours
+    sequences = recipe.tokens_per_step // recipe.seq_len
     most = bisect_right(range(1, below), cap.memory_bytes, key=partial(cap.needed, config))
     return next((size for size in range(most, 0, -1) if sequences % size == 0), 0)
 

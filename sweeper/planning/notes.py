@@ -119,10 +119,13 @@ def follow_up_note(study: Study, configs: Sequence[Config], speed: Calibration) 
     asked = study.follow_up
     if asked is None:
         return ()
-    made = [replace(config, recipe=longer(config.recipe, asked.tokens)) for config in configs]
+    made = [(config, longer(config.recipe, asked.tokens)) for config in configs if config.recipe]
+    if not made:
+        return ()
     trials = min(asked.shapes, len(configs)) * study.trial.first_seeds
-    tokens = trials * sum(map(speed.tokens, made)) / len(made)
-    seconds = trials * sum(speed.seconds(config, study.trial.branch_at) for config in made) / len(made)
+    tokens = trials * sum(speed.tokens(config.flops_per_token or 0, recipe) for config, recipe in made) / len(made)
+    each = [speed.seconds(replace(config, recipe=recipe), study.trial.branch_at) or 0.0 for config, recipe in made]
+    seconds = trials * sum(each) / len(made)
     at = f"{asked.tokens:g}x their length" if isinstance(asked.tokens, float) else f"{short(asked.tokens)} tokens"
     return (
         f"Then up to {asked.shapes} configs are trained once more, at {at} (follow_up): {trials} trials, about "

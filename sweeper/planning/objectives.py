@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 from sweeper.ledger.typed import FinalLine
+from sweeper.model.shape import Shape
+from sweeper.values.errors import UsageError
 from sweeper.values.events import Final
 from sweeper.values.records import Config
 
@@ -13,12 +15,23 @@ EXACT = ("params", "trunk_params", "kv_bytes_per_token", "train_flops_per_token"
 
 
 def exact(name: str, config: Config) -> float:
-    """One of `EXACT`, of a config."""
+    """One of `EXACT`, of a config. UsageError where it isn't known of one that isn't ours."""
     from sweeper.planning.constraints import quantities
 
-    recipe = config.recipe
-    found = quantities(config.shape, seq_len=recipe.seq_len, tokens_per_step=recipe.tokens_per_step, names=[name])
+    if not isinstance(config.shape, Shape):
+        return _stated(name, config)
+    shape, recipe = config.ours
+    found = quantities(shape, seq_len=recipe.seq_len, tokens_per_step=recipe.tokens_per_step, names=[name])
     return float(found[name])
+
+
+def _stated(name: str, config: Config) -> float:
+    """Of another kind than a shape: what its study says of it."""
+    params, flops = config.shape.params, config.flops_per_token
+    found = {"params": params.total, "trunk_params": params.trunk, "train_flops_per_token": flops}.get(name)
+    if found is None:
+        raise UsageError(f"objective {name}: it isn't known of {config.shape.label()}")
+    return float(found)
 
 
 def of_final(name: str, final: Final) -> float | None:

@@ -15,7 +15,8 @@ from sweeper.planning.solver import Drop, Window
 from sweeper.planning.train_tokens import TokensOf, TrainTokens
 from sweeper.study.schema import Ladder, LoadedStudy, Study
 from sweeper.values.errors import NothingFeasible
-from sweeper.values.records import SCHEMA, Base, Config, Execution, probe_id
+from sweeper.values.kinds import kind_fields
+from sweeper.values.records import SCHEMA, Base, Config, Execution, Optimizer, Recipe, probe_id
 
 if TYPE_CHECKING:
     from sweeper.planning.feasible import Feasible, Group
@@ -47,7 +48,7 @@ class PlannedConfig:
     fastest. `off_target` is a signed fraction of the target, None without one; `memory_bytes` that of the largest
     micro-batch, of a ladder that of the smallest; `tokens` of one seed, an estimate where the recipe gives minutes;
     `branch_tokens` what its branches take beside them; `seconds` predicted for one seed, branches included; `epochs`
-    passes over the data, None where unknown.
+    passes over the data. None where unknown, as FLOPs, memory, tokens and seconds may be of a kind that isn't ours.
     """
 
     config: Config
@@ -55,11 +56,11 @@ class PlannedConfig:
     choose: Literal["each", "fastest"]
     params: Params
     off_target: float | None
-    train_flops_per_token: int
-    memory_bytes: int
-    tokens: int
+    train_flops_per_token: int | None
+    memory_bytes: int | None
+    tokens: int | None
     branch_tokens: int
-    seconds: float
+    seconds: float | None
     epochs: float | None
     warnings: tuple[str, ...]
 
@@ -140,8 +141,7 @@ def _example(lattice: Lattice, reason: str, index: int) -> str:
 
 
 def _named(config: Config) -> str:
-    shape = config.shape
-    return f"n_layers {shape.n_layers}, d_model {shape.d_model}, ffn_hidden {shape.ffn_hidden}"
+    return config.shape.label()
 
 
 def _nothing(loaded: LoadedStudy, counts: LatticeCounts, examples: Mapping[str, str]) -> str:
@@ -178,9 +178,10 @@ class _Planner:
         self._held = held
 
     def planned(self, config: Config, batch_sizes: list[int]) -> PlannedConfig:
-        shape, recipe, window = config.shape, config.recipe, self._window
+        (shape, recipe), window = config.ours, self._window
         held = self._held(recipe.data, shape.vocab_size)
-        tokens = self._speed.tokens(config)
+        per_token = shape.train_flops_per_token(recipe.seq_len)
+        tokens = self._speed.tokens(per_token, recipe)
         epochs = tokens / held.tokens if held is not None and held.tokens else None
         told_of = min(batch_sizes) if self._choose == "fastest" else max(batch_sizes)
         return PlannedConfig(
@@ -189,7 +190,7 @@ class _Planner:
             choose=self._choose,
             params=shape.params,
             off_target=None if window is None else window.off_target(window.counted(shape)),
-            train_flops_per_token=shape.train_flops_per_token(recipe.seq_len),
+            train_flops_per_token=per_token,
             memory_bytes=memory_of(config, told_of) + self._speed.beside_bytes,
             tokens=tokens,
             branch_tokens=int(branch_tokens(tokens, recipe, self._trial.branch_at)),
@@ -199,8 +200,8 @@ class _Planner:
         )
 
     def _warnings(self, config: Config, tokens: int, held: TrainTokens | None) -> list[str]:
-        recipe = config.recipe
-        warnings = config.shape.fp8_warnings() if recipe.precision in ("fp8", "auto") else []
+        shape, recipe = config.ours
+        warnings = shape.fp8_warnings() if recipe.precision in ("fp8", "auto") else []
         if held is not None and held.tokens and tokens > held.tokens:
             asked = "" if recipe.minutes is None else "about "
             about = "" if held.exact else "about "
@@ -249,9 +250,9 @@ def _probes(configs: Sequence[PlannedConfig], *, all_of_them: bool) -> int:
         return _probes(configs[:1], all_of_them=all_of_them) * len(configs)
     wanted: dict[str, int] = {}
     for planned in configs:
-        config, recipe, executions = planned.config, planned.config.recipe, planned.executions
-        is_auto = recipe.precision == "auto"
-        if all_of_them or len(executions) > 1 or is_auto or recipe.minutes is not None:
+        config, executions = planned.config, planned.executions
+        is_auto = config.precision == "auto"
+        if all_of_them or len(executions) > 1 or is_auto or config.minutes is not None:
             for probed in (config.at_precision("bf16"), config.at_precision("fp8")) if is_auto else (config,):
                 shared = probe_id(probed, executions[0])
                 wanted[shared] = max(len(executions), wanted.get(shared, 0))
@@ -306,14 +307,17 @@ def plan_csv(plan: Plan, file: TextIO) -> None:
 
 def _row(planned: PlannedConfig) -> dict[str, Any]:
     """The same columns for every config: what doesn't apply to a recipe is empty."""
-    plain, recipe = _config_json(planned), asdict(planned.config.recipe)
-    optimizer = recipe.pop("optimizer")
+    plain = _config_json(planned)
+    recipe = dict.fromkeys(field.name for field in fields(Recipe)) | (
+        asdict(planned.config.recipe) if planned.config.recipe else {}
+    )
+    optimizer = recipe.pop("optimizer") or dict.fromkeys(field.name for field in fields(Optimizer))
     base = optimizer.pop("base") or dict.fromkeys(field.name for field in fields(Base))
-    optimizer["betas"] = " ".join(map(str, optimizer["betas"]))
+    optimizer["betas"] = " ".join(map(str, optimizer["betas"] or ()))
     estimates = ("off_target", "train_flops_per_token", "memory_bytes", "tokens", "branch_tokens", "seconds", "epochs")
     return {
         "config_id": plain["config_id"],
-        **plain["shape"],
+        **kind_fields(plain),
         **recipe,
         **{f"optimizer_{name}": value for name, value in optimizer.items()},
         **{f"optimizer_base_{name}": value for name, value in base.items()},

@@ -66,12 +66,12 @@ def of_each(known: Mapping[str, MicroBatches]) -> Callable[[Config], MicroBatche
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeLadder:
-    """The probes of one precision, by ascending micro-batch.
+    """The probes of one precision, by ascending micro-batch; `precision` is None of a config without a recipe.
 
     `order`: all at once; or one at a time, down until one is no faster, or up until one is out of memory.
     """
 
-    precision: Precision
+    precision: Precision | None
     probes: tuple[Job, ...]
     order: Order
 
@@ -150,22 +150,26 @@ def ladders(
 
     `in_turn` is the order where the micro-batch is the fastest.
     """
-    recipe, executions = config.recipe, micro_batches.executions
-    settled = len(executions) == 1 and recipe.precision != "auto" and recipe.minutes is None
+    executions = micro_batches.executions
+    settled = len(executions) == 1 and config.precision != "auto" and config.minutes is None
     if settled and not micro_batches.probed:
         return ()
-    precisions = AUTO if recipe.precision == "auto" else (recipe.precision,)
+    precisions = AUTO if config.precision == "auto" else (config.precision,)
     return tuple(
         ProbeLadder(
             precision=precision,
             probes=tuple(
-                Job(kind="speed", config=config.at_precision(precision), execution=execution, **vars(settings))
+                Job(kind="speed", config=_at(config, precision), execution=execution, **vars(settings))
                 for execution in executions
             ),
             order=in_turn if micro_batches.choose == "fastest" else "all",
         )
         for precision in precisions
     )
+
+
+def _at(config: Config, precision: Precision | None) -> Config:
+    return config if precision is None else config.at_precision(precision)
 
 
 def resolve(
@@ -186,12 +190,12 @@ def resolve(
         return Settled(execution=micro_batches.executions[0])
     if any(ladder.next(outcome_of) for ladder in probed):
         return None
-    speeds: dict[tuple[Precision, Execution], float] = {}
+    speeds: dict[tuple[Precision | None, Execution], float] = {}
     for ladder in probed:
         for probe in ladder.wanted(outcome_of):
             if isinstance(outcome := outcome_of(probe), float):
                 speeds[ladder.precision, probe.execution] = outcome
-    minutes, is_auto = config.recipe.minutes, config.recipe.precision == "auto"
+    minutes, is_auto = config.minutes, config.precision == "auto"
     if not speeds:
         return _without_speeds(probed, outcome_of, speed_needed=is_auto or minutes is not None)
     precision, execution = max(speeds, key=lambda key: speeds[key])
@@ -202,7 +206,7 @@ def resolve(
     execution = max(fitting, key=lambda at: fitting[at]) if in_turn else next(iter(fitting))
     steps = None
     if minutes is not None:
-        steps = kept.steps or steps_in(minutes, fitting[execution], config.recipe.tokens_per_step)
+        steps = kept.steps or steps_in(minutes, fitting[execution], config.tokens_of(1) or 1)
     return Settled(execution=execution, resolved=Resolved(steps=steps, precision=precision if is_auto else None))
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sweeper.recommend.limits import Limits
 from sweeper.recommend.options import Figure
-from sweeper.values.records import SCHEMA
+from sweeper.values.records import SCHEMA, Config, with_configs
 
 UseCase = Literal["fastest", "balanced", "quality", "memory"]
 
@@ -20,8 +20,7 @@ class Described:
 
     label: str
     config_id: str
-    shape: Mapping[str, Any]
-    recipe: Mapping[str, Any]
+    config: Config
     batch_size: int
     params: int
     val_loss: Figure
@@ -114,7 +113,7 @@ class Recommendation:
 
 def recommendation_json(found: Recommendation) -> dict[str, Any]:
     """What `sweeper recommend --json` prints."""
-    plain = asdict(found)
+    plain = with_configs(asdict(found), found)
     for choice in plain["choices"]:
         choice["command"] = shlex.join(choice["argv"]) if choice["argv"] else None
     return {"schema": SCHEMA, **plain}

@@ -12,11 +12,13 @@ import numpy as np
 
 from sweeper.frontier.frontiers import DeviceFrontier
 from sweeper.frontier.points import Point, steady
-from sweeper.planning.candidates import Candidates, of_plan
+from sweeper.model.shape import Shape
+from sweeper.planning.candidates import Candidates, foreign_points, of_plan
 from sweeper.recommend.criteria import Criterion, Lead, lead, of_variances
 from sweeper.recommend.limits import Limits
-from sweeper.recommend.surrogate import Surrogate, config_of, surrogate
+from sweeper.recommend.surrogate import Surrogate, surrogate
 from sweeper.stats.additive_fit import CONFIDENCE, t_quantile
+from sweeper.values.errors import UsageError
 from sweeper.values.events import memory_needed
 from sweeper.values.labels import labels
 from sweeper.values.records import Config
@@ -163,7 +165,7 @@ def options(study: Study, plan: Plan, one: DeviceFrontier, *, extrapolate: bool)
     measured = tuple([_measured(point, plan) for point in points])
     surrogates = {name: surrogate(study, points, name, one.fits[name]) for name in METRICS}
     lattice, unseen = of_plan(plan)
-    others = lattice.without([(config_of(p), p.batch_size) for p in one.points], at_any_batch=bool(ladder_of(study)))
+    others = lattice.without([(p.config, p.batch_size) for p in one.points], at_any_batch=bool(ladder_of(study)))
     among = np.ones(len(others), dtype=bool)
     for model in surrogates.values():
         among &= model.space.among_measured(others)
@@ -180,7 +182,7 @@ def options(study: Study, plan: Plan, one: DeviceFrontier, *, extrapolate: bool)
         predicted=predicted,
         losses=figures[0],
         log_speeds=figures[1],
-        feasible=len(lattice) + unseen,
+        feasible=len(lattice) + unseen + foreign_points(plan),
         outside=int((~among).sum()),
         unseen=unseen,
         extrapolated=extrapolate,
@@ -203,7 +205,9 @@ def _beside(points: Sequence[Point], plan: Plan) -> int:
 def _measured(point: Point, plan: Plan) -> Option:
     from sweeper.planning.estimates import memory_of
 
-    config = config_of(point)
+    if not isinstance(point.config.shape, Shape) and point.peak_memory_bytes is None:
+        raise UsageError(f"{point.label}: nothing is known of its memory: measure it on a device that tells")
+    config = point.config
     loss, speed = (point.objectives[name] for name in METRICS)
     needed = memory_needed(point.peak_memory_bytes, point.beside_memory_bytes)
     return Option(

@@ -18,7 +18,7 @@ import numpy as np
 
 from sweeper.frontier.answer import finished_text, main_device
 from sweeper.ledger.typed import FinalLine, Line
-from sweeper.model.shape import llama_config
+from sweeper.model.shape import Shape, llama_config
 from sweeper.recommend.choices import Choice, Described, Recommendation, Rival, ToBeSure, UseCase
 from sweeper.recommend.criteria import QUALITY, SPEED, Criterion, Lead, at_stake, is_tie, knee
 from sweeper.recommend.limits import GUIDE, Limits
@@ -251,7 +251,7 @@ class _Chooser:
             notes=tuple(self._notes(top, blank.limits, trained)),
             argv=tuple(argv),
             trained_as=trained.config_id,
-            llama_config=llama_config(top.config.shape, seq_len=top.config.recipe.seq_len),
+            llama_config=_llama_config(top.config),
         )
 
     def _runner_up(self, criterion: Criterion, behind: list[Option]) -> Option | None:
@@ -271,8 +271,7 @@ class _Chooser:
         return Described(
             label=self._known.label(option),
             config_id=option.config.config_id,
-            shape=option.config.shape.to_dict(),
-            recipe=option.config.recipe.to_dict(),
+            config=option.config,
             batch_size=option.batch_size,
             params=option.params,
             val_loss=option.val_loss,
@@ -316,7 +315,7 @@ class _Chooser:
 
     def _seconds_of(self, option: Option) -> float:
         known = self._seconds.get(option.config.config_id)
-        return self._plan.calibration.seconds(option.config) if known is None else known
+        return self._plan.calibration.seconds(option.config) or 0.0 if known is None else known
 
     def _notes(self, top: Option, limits: Limits, trained: Config) -> list[str]:
         notes = []
@@ -332,14 +331,18 @@ class _Chooser:
         return notes
 
     def _command(self, option: Option) -> tuple[list[str], Config]:
-        """The words that train it, and the config that this is: what was resolved by measuring is named."""
+        """The words that train it, and the config that this is: what was resolved by measuring is named.
+
+        No words for another kind than a shape, which `sweeper train` doesn't build.
+        """
         resolved = {} if option.point is None else option.point.resolved
-        recipe = option.config.recipe
+        config = option.config
         if "precision" in resolved:
-            recipe = recipe.at_precision(resolved["precision"])
+            config = config.at_precision(resolved["precision"])
         if "steps" in resolved:
-            recipe = replace(recipe, steps=resolved["steps"], minutes=None)
-        config = replace(option.config, recipe=recipe)
+            config = config.with_recipe(steps=resolved["steps"], minutes=None)
+        if not isinstance(config.shape, Shape):
+            return [], config
         ladder = ladder_of(self._study) if option.point is None else ()
         path = self._plan.data_path
         words = train_words(
@@ -349,3 +352,10 @@ class _Chooser:
             data_path=None if path is None else Path(path),
         )
         return words, config
+
+
+def _llama_config(config: Config) -> dict[str, Any] | None:
+    """None of another kind than a shape."""
+    if not isinstance(config.shape, Shape) or config.recipe is None:
+        return None
+    return llama_config(config.shape, seq_len=config.recipe.seq_len)

@@ -116,6 +116,17 @@ class Space:
         return np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), dtype=np.int64)
 
 
+NOWHERE = Space(
+    numbers=(),
+    words=(),
+    low=np.zeros(0),
+    spans=np.ones(0),
+    known=np.zeros((0, 0)),
+    known_words=np.zeros((0, 0), dtype=np.int64),
+)
+"""Without dimensions and without measured configs: what configs span that no surrogate knows."""
+
+
 def space(study: Study, measured: Candidates, *, of_speed: bool) -> Space:
     """The dimensions of the study's axes in which `measured` configs differ, for their speed or for their loss."""
     found = _dimensions(study, of_speed=of_speed)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweeper.frontier.points import Point
+from sweeper.model.shape import Shape
 from sweeper.planning.candidates import Candidates, rows_of
-from sweeper.recommend.space import Space, space
+from sweeper.recommend.space import NOWHERE, Space, space
 from sweeper.stats.additive_fit import AdditiveFit
 from sweeper.stats.gaussian_process import (
     LEAST_COVERED,
@@ -28,7 +29,6 @@ from sweeper.stats.gaussian_process import (
     unexplained,
 )
 from sweeper.study.schema import Study
-from sweeper.values.records import Config
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,14 +93,17 @@ def surrogate(study: Study, points: Sequence[Point], metric: str, fit: AdditiveF
     one_each = {point.treatment(metric): point for point in points}
     place = {treatment: n for n, treatment in enumerate(fit.treatments)}
     at = [place[treatment] for treatment in one_each]
-    measured = rows_of([(config_of(point), point.batch_size) for point in one_each.values()])
+    ours = [point for point in one_each.values() if isinstance(point.config.shape, Shape)]
+    measured = rows_of([(point.config, point.batch_size) for point in ours])
     values = fit.means[at]
-    found = space(study, measured, of_speed=of_speed)
+    found = space(study, measured, of_speed=of_speed) if len(ours) == len(one_each) else NOWHERE
     features = found.of(measured)
     blank = Surrogate(
         metric=metric, known=len(at), dimensions=found.names, covered=None, explained=None, doubt="", space=found
     )
     least = max(LEAST_KNOWN, LEAST_PER_FEATURE * features.shape[1])
+    if len(ours) < len(one_each):
+        return replace(blank, doubt="only configs of shapes are predicted")
     if study.nuisance:
         doubt = "which value of a nuisance axis is best for a config that wasn't run isn't known"
         return replace(blank, doubt=doubt)
@@ -129,8 +132,3 @@ def _doubt(covered: float, explained: float) -> str:
         held = f"{covered:.0%} of what is left out in turn"
         return f"its 90% intervals hold {held}; at least {LEAST_COVERED:.0%} is needed"
     return ""
-
-
-def config_of(point: Point) -> Config:
-    """The config of a measured point."""
-    return Config.from_dict({"shape": point.shape, "recipe": point.recipe})

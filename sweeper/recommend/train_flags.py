@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sweeper.model.shape import FIELDS
+from sweeper.model.shape import FIELDS, Shape
 from sweeper.study.schema import Trial
 from sweeper.values.records import Base, Config, Optimizer, Recipe
 
@@ -22,17 +22,17 @@ def train_words(
 
     One seed, the first. What `train` does anyway isn't said, but for the learning rate and the shape.
     """
-    recipe = config.recipe
+    shape, recipe = config.ours
     micro_batch = ("--batch_size", ",".join(map(str, batch_sizes)), "--tokens_per_step", str(recipe.tokens_per_step))
     how = (*_precision(recipe), *(("--compile",) if compiled else ()), *micro_batch)
-    return ["sweeper", "train", *_shape(config), *how, *_recipe(recipe, data_path)]
+    return ["sweeper", "train", *_shape(shape), *how, *_recipe(recipe, data_path)]
 
 
-def _shape(config: Config) -> Iterator[str]:
+def _shape(shape: Shape) -> Iterator[str]:
     for name in FIELDS:
         if name not in ("tie_embeddings", "head_dim"):  # the head's size follows from their number
-            yield from (f"--{name}", str(getattr(config.shape, name)))
-    yield "--tie_embeddings" if config.shape.tie_embeddings else "--no_tie_embeddings"
+            yield from (f"--{name}", str(getattr(shape, name)))
+    yield "--tie_embeddings" if shape.tie_embeddings else "--no_tie_embeddings"
 
 
 def _precision(recipe: Recipe) -> Iterator[str]:

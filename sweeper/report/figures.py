@@ -335,6 +335,7 @@ def _legend(axes: Axes, standings: set[str], *, band: bool) -> None:
 
 
 def _subtitle(one: Mapping[str, Any]) -> str:
-    trained = [({**point["recipe"], **point["resolved"]}, point["params"]) for point in one["points"]]
+    of_ours = [point for point in one["points"] if "recipe" in point]
+    trained = [({**point["recipe"], **point["resolved"]}, point["params"]) for point in of_ours]
     seeds = [len(point["samples"]) for point in one["points"]]
-    return " · ".join([one["device"], tokens_text(trained), seeds_text(seeds)])
+    return " · ".join([one["device"], *([tokens_text(trained)] if trained else []), seeds_text(seeds)])

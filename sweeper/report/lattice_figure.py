@@ -68,7 +68,7 @@ def _numbers(plan: Plan) -> tuple[dict[Place, int], str]:
 def _shapes(plan: Plan) -> np.ndarray:
     """(configs, 3): d_model, n_layers and ffn_hidden of each."""
     if not isinstance(plan.configs, PlannedConfigs):
-        shapes = [planned.config.shape for planned in plan.configs]
+        shapes = [planned.config.ours[0] for planned in plan.configs]
         return np.array([(shape.d_model, shape.n_layers, shape.ffn_hidden) for shape in shapes])
     columns = []
     for group in plan.configs.groups:

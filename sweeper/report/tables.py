@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, JustifyMethod, Renderab
 from rich.text import Text
 
 from sweeper.frontier.answer import answer
+from sweeper.model.shape import Shape
 from sweeper.report.facts import noise_sentences
 from sweeper.report.horizons import TITLE, section
 from sweeper.report.open_table import WHY, OpenTable
@@ -46,8 +47,8 @@ _STYLES = {"frontier": "bold green", "tied": "cyan", "dominated": "dim", "unreso
 
 
 def frontier_table(one: DeviceFrontier, *, width: int = 80) -> OpenTable:
-    """The points of one device type, fastest first. From 110 columns the shape has columns of its own."""
-    wide = width >= WIDE
+    """The points of one device type, fastest first. From 110 columns shapes have columns of their own."""
+    wide = width >= WIDE and any(isinstance(point.config.shape, Shape) for point in one.points)
     shape: tuple[str, ...] = ("layers", "width", "FFN", "trunk") if wide else ()
     further = further_objectives(one)
     table = OpenTable(
@@ -62,7 +63,8 @@ def frontier_table(one: DeviceFrontier, *, width: int = 80) -> OpenTable:
     )  # fmt: skip
     for point in one.points:
         loss, speed = point.objectives["val_loss"], point.objectives["tokens_per_s"]
-        fields = [str(point.shape[name]) for name in ("n_layers", "d_model", "ffn_hidden")]
+        own = point.config.shape.fields()
+        fields = [str(own.get(name, "–")) for name in ("n_layers", "d_model", "ffn_hidden")]
         standing = point_standing(point)
         table.add_row(
             Text(point.label),
@@ -184,13 +186,13 @@ def plan_table(plan: Mapping[str, Any]) -> Group:
     )  # fmt: skip
     names = labels(configs)
     for config, label in list(zip(configs, names, strict=True))[:MOST_ROWS]:
-        memory, seconds = config.get("memory_bytes"), config.get("seconds")
+        memory, seconds, flops = (config.get(name) for name in ("memory_bytes", "seconds", "train_flops_per_token"))
         table.add_row(
             Text(label),
             short(config["params"]["total"], 4),
             short(config["params"]["trunk"], 4),
             percent(config.get("off_target")),
-            short(config["train_flops_per_token"]),
+            "–" if flops is None else short(flops),
             "–" if memory is None else gibibytes(memory),
             "–" if seconds is None else duration(seconds),
         )

@@ -78,9 +78,10 @@ def check_data(folder: RunFolder, known: Driver, records: Sequence[Line], finger
     kept: dict[tuple[str, int], set[str]] = {}
     for record in records:
         if isinstance(record, FinalLine) and record.trial_id in wanted:
-            data = (record.config.recipe.data, record.config.shape.vocab_size)
-            if found := record.environment.get("data_fingerprint"):
-                kept.setdefault(data, set()).add(found)
+            data, vocab_size = record.config.data, record.config.vocab_size
+            found = record.environment.get("data_fingerprint")
+            if found and data is not None and vocab_size is not None:
+                kept.setdefault((data, vocab_size), set()).add(found)
     for (name, vocab_size), before in kept.items():
         now = fingerprint_of(name, vocab_size)
         if before - {now}:

@@ -67,7 +67,7 @@ class Progress:
             self._current[job_id] = "starting"
         elif isinstance(record, RungLine):
             job = self._asked.get(job_id)
-            of_tokens = job.steps * job.config.recipe.tokens_per_step if job and job.steps else None
+            of_tokens = job.config.tokens_of(job.steps) if job else None
             self._current[job_id] = _rung_text(record, of_tokens=of_tokens)
         elif isinstance(record, Outcome):
             self._end(job_id, record)

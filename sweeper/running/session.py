@@ -65,8 +65,9 @@ class Session:
         """The next job, recorded as asked; where there are `kinds`, for one of those that are `free`."""
         answer = self._search.ask(free)
         if isinstance(answer, Job):
-            config = answer.config
-            fingerprint = self._fingerprint_of(config.recipe.data, config.shape.vocab_size)
+            data, vocab_size = answer.config.data, answer.config.vocab_size
+            known = data is not None and vocab_size is not None
+            fingerprint = self._fingerprint_of(data, vocab_size) if known else None
             answer = replace(answer, data_fingerprint=fingerprint)
             self._record(asked_record(answer))
         return answer

@@ -80,14 +80,14 @@ class StudyRun:
             job for job_id, job in driver.jobs.items() if job.kind == "train" and states.get(job_id) == "missing"
         ]
         seconds = sum(each.get(job.config.config_id) or self._seconds_of(job.config) for job in trainings)
-        seconds += driver.to_propose * sum(each.values()) / len(each)
+        seconds += driver.to_propose * sum(seconds or 0.0 for seconds in each.values()) / len(each)
         if following := to_follow(driver):
             some = [self._seconds_of(self.search.longer(one.config)) for one in self.search.candidates[:MOST_AVERAGED]]
             seconds += following * sum(some) / len(some)
         return seconds if hours is None else max(0.0, min(seconds, hours * 3600 - driver.device_seconds))
 
     def _seconds_of(self, config: Config) -> float:
-        return self.plan.calibration.seconds(config, self.loaded.study.trial.branch_at)
+        return self.plan.calibration.seconds(config, self.loaded.study.trial.branch_at) or 0.0
 
     def write_study(self) -> None:
         """Write study.yaml as resolved, and plan.json with the command that made them."""

@@ -68,7 +68,7 @@ class StudySearch:
             objectives=study.objectives,
         )
         if at_a_time > 1 and isinstance(strategy, Fixed):
-            seconds = {planned.config: planned.seconds for planned in self.candidates}
+            seconds = {planned.config: planned.seconds or 0.0 for planned in self.candidates}
             strategy.put_longest_first(seconds.__getitem__, among=trials)
         path, hours, stop = self.loaded.data_path, study.search.max_gpu_hours, study.search.early_stop
         settings = JobSettings(
@@ -112,10 +112,11 @@ class StudySearch:
     def longer(self, config: Config) -> Config:
         """What is trained of a config in a follow-up."""
         assert self.loaded.study.follow_up is not None
-        return replace(config, recipe=longer(config.recipe, self.loaded.study.follow_up.tokens))
+        tokens = self.loaded.study.follow_up.tokens
+        return replace(config, recipe=longer(config.recipe, tokens)) if config.recipe else config
 
     def _grows(self, config: Config) -> bool:
-        steps, after = config.recipe.steps, self.longer(config).recipe.steps
+        steps, after = config.steps, self.longer(config).steps
         return steps is None or after is None or after > steps
 
     def follow_up_points(self, followed: Mapping[str, str]) -> dict[str, PlannedPoint]:
@@ -178,7 +179,7 @@ class StudySearch:
         known: dict[tuple[str, int], str] = {}
         for (planned, execution), name in zip(points, labels(rows), strict=True):
             known[planned.config.config_id, execution.batch_size] = name
-            for precision in AUTO if planned.config.recipe.precision == "auto" else ():
+            for precision in AUTO if planned.config.precision == "auto" else ():
                 probed = planned.config.at_precision(precision).config_id
                 known.setdefault((probed, execution.batch_size), f"{name} {precision}")
         of_trials = self.names

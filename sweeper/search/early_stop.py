@@ -29,9 +29,9 @@ class SuccessiveHalving:
     def tell(self, rung: Rung) -> Continue | Stop:
         """Take in a loss; Stop where it isn't among the best third at a milestone that it has just reached."""
         job = rung.job
-        if job.kind != "train" or job.seed != 0 or job.steps is None:
+        whole = job.config.tokens_of(job.steps)
+        if job.kind != "train" or job.seed != 0 or whole is None:
             return Continue()
-        whole = job.steps * job.config.recipe.tokens_per_step
         reached = sum(rung.tokens >= milestone * whole for milestone in self._milestones)
         if reached == self._passed.get(job.trial_id, 0):
             return Continue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sweeper.planning.plan import PlannedConfig
 from sweeper.planning.resolving import JobSettings
@@ -26,8 +25,8 @@ def reference_job(candidates: Sequence[PlannedConfig], settings: JobSettings) ->
         return None
     median = sorted(one.params.total for one in candidates)[(len(candidates) - 1) // 2]
     chosen = next(one for one in candidates if one.params.total == median)
-    config = chosen.config.at_precision("bf16") if chosen.config.recipe.precision == "auto" else chosen.config
-    if config.recipe.minutes is not None:
-        config = replace(config, recipe=replace(config.recipe, minutes=None, steps=STEPS))
+    config = chosen.config.at_precision("bf16") if chosen.config.precision == "auto" else chosen.config
+    if config.minutes is not None:
+        config = config.with_recipe(minutes=None, steps=STEPS)
     execution = min(chosen.executions, key=lambda execution: execution.batch_size)
     return Job(kind="speed", config=config, execution=execution, **vars(settings))

@@ -24,6 +24,7 @@ from sweeper.ledger.typed import (
 )
 from sweeper.measurements.utilization import of_own_seconds
 from sweeper.values.events import SpeedSummary
+from sweeper.values.kinds import kind_fields
 from sweeper.values.labels import differing, label
 from sweeper.values.records import Job, flat, without_none
 
@@ -176,11 +177,11 @@ def study_params(study: Mapping[str, Any]) -> dict[str, str]:
 
 
 def trial_params(job: Job) -> dict[str, str]:
-    """Shape, recipe (`optimizer.lr` …), exact counts (`params.total` …), micro-batch, compile and seed."""
+    """Shape or axes, recipe (`optimizer.lr` …), exact counts (`params.total` …), micro-batch, compile and seed."""
     config = job.config
     counts = {f"params.{name}": count for name, count in flat(config.shape.params).items()}
-    recipe = study_params(config.recipe.to_dict())
-    own = {**config.shape.to_dict(), **counts, **flat(job.execution), "seed": job.seed}
+    recipe = study_params(config.recipe.to_dict()) if config.recipe else {}
+    own = {**kind_fields(config.to_dict()), **counts, **flat(job.execution), "seed": job.seed}
     return {**recipe, **{key: _text(value) for key, value in own.items()}}
 
 
@@ -193,9 +194,9 @@ def _identity(first: Line) -> str:
 
 def _dataset(record: Line) -> Dataset | None:
     if isinstance(record, AskedLine):
-        name, digest = record.job.config.recipe.data, record.job.data_fingerprint
+        name, digest = record.job.config.data, record.job.data_fingerprint
     elif isinstance(record, OutcomeLine):
-        name, digest = record.config.recipe.data, record.environment.get("data_fingerprint")
+        name, digest = record.config.data, record.environment.get("data_fingerprint")
     else:
         return None
     return Dataset(name=name[:MAX_PARAM], digest=digest[:MAX_DIGEST]) if name and digest else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sweeper.values.kinds import kind_fields
+
 _ABBREVIATIONS = {
     "d_model": "d", "n_layers": "L", "ffn_hidden": "f", "n_heads": "h", "n_kv_heads": "kv",
     "head_dim": "hd", "vocab_size": "V", "seq_len": "T", "batch_size": "b",
@@ -14,6 +16,8 @@ _FOLLOWS_FROM_OTHERS = (
     "fp8_filter", "base",
 )  # fmt: skip
 """Fields that usually follow from the others: shown only where the rest can't tell two points apart."""
+_ALONE = ("d_model", "n_layers", "ffn_hidden")
+"""What names a point where nothing tells it from others; another kind than a shape is named by its axes."""
 _SCALED = ("lr", "weight_decay")
 """What planning scales with tokens_per_step."""
 
@@ -21,8 +25,8 @@ _SCALED = ("lr", "weight_decay")
 def labels(points: Sequence[Mapping[str, Any]]) -> list[str]:
     """One label per point, like "L6 f352", "d512 L8", "L6 f352 lr 0.003" or "L6 f352 b16".
 
-    A point is `{"shape": {…}, "recipe": {…}}`, with `"batch_size"` where the micro-batch is part of it. What a point
-    hasn't got, as AdamW no momentum, its label leaves out.
+    A point is what `sweeper.values.records.Config.to_dict` makes, with `"batch_size"` where the micro-batch is part of
+    it. What a point hasn't got, as AdamW no momentum, its label leaves out.
     """
     shown = differing(points)
     return [label(point, shown) for point in points]
@@ -40,21 +44,24 @@ def differing(points: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     for name in varying:
         if name not in shown and _distinct(rows, [*shown, name]) > _distinct(rows, shown):
             shown.append(name)
-    return tuple(shown) or ("d_model", "n_layers", "ffn_hidden")
+    return tuple(shown) or _ALONE
 
 
 def label(point: Mapping[str, Any], shown: Sequence[str]) -> str:
     """A point's label of the fields `shown`."""
     row = _flat(point)
+    if shown == _ALONE and not set(_ALONE) & row.keys():
+        shown = tuple(kind_fields(point))
     return " ".join(_part(name, row[name]) for name in shown if row.get(name) is not None)
 
 
 def _flat(point: Mapping[str, Any]) -> dict[str, Any]:
-    shape, recipe = dict(point["shape"]), dict(point["recipe"])
+    shape, recipe = kind_fields(point), dict(point.get("recipe", {}))
     optimizer = dict(recipe.pop("optimizer", {}))
     recipe.pop("steps", None)
     optimizer = {("optimizer" if name == "name" else name): value for name, value in optimizer.items()}
-    optimizer["parametrization"] = "completep" if optimizer.get("base") else "standard"
+    if optimizer:
+        optimizer["parametrization"] = "completep" if optimizer.get("base") else "standard"
     ordered = {name: shape[name] for name in _ABBREVIATIONS if name in shape}
     return {**ordered, **shape, **recipe, **optimizer, "batch_size": point.get("batch_size")}
 
@@ -72,7 +79,7 @@ def _distinct(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> int:
 def _part(name: str, value: Any) -> str:
     if name == "tie_embeddings":
         return "tied" if value else "untied"
-    if name in ("precision", "optimizer", "data", "parametrization"):
+    if name in ("precision", "optimizer", "data", "parametrization", "program", "architecture"):
         return str(value)
     if name in _ABBREVIATIONS:
         return f"{_ABBREVIATIONS[name]}{value}"

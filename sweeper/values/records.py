@@ -14,13 +14,16 @@ from functools import cached_property
 from typing import Any, Literal
 
 from sweeper.model.shape import Shape
+from sweeper.values.kinds import AnyKind, Kind, Program, kind_dict, kind_facts, kind_from
 
 SCHEMA = 1
 SEMANTICS = 1
 """Raised when the same declaration starts to mean another computation: old records then stand apart."""
 
 Precision = Literal["fp32", "bf16", "fp8"]
-"""What a trial computes in; a recipe may also say auto, which probes resolve."""
+"""What a trial computes in."""
+RecipePrecision = Literal["fp32", "bf16", "fp8", "auto"]
+"""What a recipe says of it: auto is resolved by probes."""
 Fp8Backend = Literal["torchao", "transformer_engine"]
 Fp8Filter = Literal["auto", "none"]
 
@@ -76,7 +79,7 @@ class Recipe:
     data: str
     seq_len: int
     tokens_per_step: int
-    precision: Literal["fp32", "bf16", "fp8", "auto"]
+    precision: RecipePrecision
     optimizer: Optimizer
     eval_tokens: int
     steps: int | None = None
@@ -129,28 +132,114 @@ def without_none(plain: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Shape + recipe: what quality belongs to."""
+    """What quality belongs to: a shape or another kind, and the recipe by which it trains.
 
-    shape: Shape
-    recipe: Recipe
+    A program's has no recipe, as it goes by its own; every other has one, or ValueError is raised. What is asked of a
+    recipe is None of a config without one.
+    """
+
+    shape: AnyKind
+    recipe: Recipe | None
+
+    def __post_init__(self) -> None:
+        if (self.recipe is None) != isinstance(self.shape, Program):
+            raise ValueError("a program's config has no recipe, and every other has one")
 
     @cached_property
     def config_id(self) -> str:
         """12 hex digits."""
-        return digest(self.to_dict())
+        return digest(self._identity())
+
+    @property
+    def ours(self) -> tuple[Shape, Recipe]:
+        """Of a config that our trainer builds and trains. TypeError for one of another kind."""
+        if not isinstance(self.shape, Shape) or self.recipe is None:
+            raise TypeError(f"{self.shape.label()} is no shape")
+        return self.shape, self.recipe
+
+    @property
+    def flops_per_token(self) -> int | None:
+        """Training FLOPs of one token, None where they aren't known."""
+        kind: Kind = self.shape
+        return kind.flops_per_token(self.recipe.seq_len if self.recipe else None)
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Rows of the embedding; None where that isn't ours to know."""
+        return self.shape.vocab_size if isinstance(self.shape, Shape) else None
+
+    @property
+    def data(self) -> str | None:
+        """The name of what it trains on, None where that isn't ours to know."""
+        return self.recipe.data if self.recipe else None
+
+    @property
+    def precision(self) -> RecipePrecision | None:
+        """What its recipe says."""
+        return self.recipe.precision if self.recipe else None
+
+    @property
+    def minutes(self) -> float | None:
+        """How long it trains, where its recipe says so in minutes."""
+        return self.recipe.minutes if self.recipe else None
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps, where its recipe says so."""
+        return self.recipe.steps if self.recipe else None
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """Its recipe's."""
+        return self.recipe.optimizer if self.recipe else None
+
+    def tokens_of(self, steps: int | None) -> int | None:
+        """Training tokens of so many optimizer steps; None where steps or recipe aren't known."""
+        return None if steps is None or self.recipe is None else steps * self.recipe.tokens_per_step
 
     def at_precision(self, precision: Precision) -> Config:
-        """This config with `precision` for its recipe's own."""
-        return replace(self, recipe=self.recipe.at_precision(precision))
+        """This config with `precision` for its recipe's own; itself where it has none."""
+        return replace(self, recipe=self.recipe.at_precision(precision)) if self.recipe else self
+
+    def with_recipe(self, **changes: Any) -> Config:
+        """This config with these fields of its recipe; itself where it has none."""
+        return replace(self, recipe=replace(self.recipe, **changes)) if self.recipe else self
+
+    def _identity(self) -> dict[str, Any]:
+        recipe = {} if self.recipe is None else {"recipe": self.recipe.to_dict()}
+        return {**kind_dict(self.shape), **recipe}
 
     def to_dict(self) -> dict[str, Any]:
-        """`{"shape": …, "recipe": …}` as plain JSON values."""
-        return {"shape": self.shape.to_dict(), "recipe": self.recipe.to_dict()}
+        """`{"shape": …, "recipe": …}` as plain JSON values.
+
+        Of another kind "architecture" or "program" in place of "shape", and beside it "params" and, where they are
+        known, "train_flops_per_token"; of a program no "recipe".
+        """
+        return {**self._identity(), **kind_facts(self.shape)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Config:
         """The inverse of `to_dict`."""
-        return cls(shape=Shape(**plain["shape"]), recipe=Recipe.from_dict(plain["recipe"]))
+        recipe = Recipe.from_dict(plain["recipe"]) if "recipe" in plain else None
+        return cls(shape=kind_from(plain), recipe=recipe)
+
+
+def with_configs(plain: Any, value: Any) -> Any:
+    """`plain`, what `dataclasses.asdict` made of `value`, with each field `config` of it as `Config.to_dict` has it.
+
+    Its keys stand in the field's place; what stands beside them already keeps its own.
+    """
+    if isinstance(plain, dict) and hasattr(value, "__dataclass_fields__"):
+        found: dict[str, Any] = {}
+        for name, item in plain.items():
+            own = getattr(value, name)
+            found |= own.to_dict() if isinstance(own, Config) else {name: with_configs(item, own)}
+        return found
+    if isinstance(plain, dict) and isinstance(value, Mapping):
+        return {name: with_configs(item, value[name]) for name, item in plain.items()}
+    if isinstance(plain, list | tuple):
+        return type(plain)(with_configs(item, own) for item, own in zip(plain, value, strict=True))
+    return plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,16 +251,12 @@ class Execution:
 
 
 def probe_id(config: Config, execution: Execution) -> str:
-    """Shape × execution × the recipe fields that speed depends on."""
-    recipe = config.recipe
-    fp8 = [value for value in (recipe.fp8_backend, recipe.fp8_filter) if value is not None]
-    return "p" + digest(
-        {
-            "shape": config.shape.to_dict(),
-            "execution": flat(execution),
-            "recipe": [recipe.seq_len, recipe.tokens_per_step, recipe.precision, recipe.optimizer.name, *fp8],
-        }
-    )
+    """Shape, or other kind, × execution × the recipe fields that speed depends on."""
+    recipe, known = config.recipe, {**kind_dict(config.shape), "execution": flat(execution)}
+    if recipe is not None:
+        fp8 = [value for value in (recipe.fp8_backend, recipe.fp8_filter) if value is not None]
+        known["recipe"] = [recipe.seq_len, recipe.tokens_per_step, recipe.precision, recipe.optimizer.name, *fp8]
+    return "p" + digest(known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,13 +305,13 @@ class Job:
     @property
     def steps(self) -> int | None:
         """Whole optimizer steps of the training, None for a speed job of a recipe that gives minutes."""
-        return self.config.recipe.steps if self.resolved.steps is None else self.resolved.steps
+        return self.config.steps if self.resolved.steps is None else self.resolved.steps
 
     @property
     def precision(self) -> Precision:
-        """What the job computes in. Raises ValueError for `auto` before it is resolved."""
-        precision = self.resolved.precision or self.config.recipe.precision
-        if precision == "auto":
+        """What the job computes in. Raises ValueError for `auto` before it is resolved, and without a recipe."""
+        precision = self.resolved.precision or self.config.precision
+        if precision is None or precision == "auto":
             raise ValueError(f"{self.job_id}: precision auto has not been resolved")
         return precision
 
@@ -251,7 +336,7 @@ class Job:
     @property
     def grad_accum_steps(self) -> int:
         """Micro-batches per optimizer step."""
-        recipe = self.config.recipe
+        _, recipe = self.config.ours
         return recipe.tokens_per_step // (self.execution.batch_size * recipe.seq_len)
 
     def ids(self) -> dict[str, Any]:

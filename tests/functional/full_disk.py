@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from command_cases import TRAIN, make_place
-from ledger_lines import plain_lines
 
 from sweeper.commands.main import main
+from sweeper.ledger.file import read
+from sweeper.ledger.typed import FinalLine
 from sweeper.runners.training import step_times, trial
 from sweeper.tracking.tracker import Tracker
 
@@ -51,11 +52,11 @@ def of_results(size):
         code, said = ended(line)
         ledger = Path("results/tiny/full/ledger.jsonl")
         torn = ledger.exists() and not ledger.read_bytes().endswith(b"\n") and ledger.stat().st_size > 0
-        before = len(plain_lines(ledger))
+        before = len(read(ledger))
         left_over = [path.name for path in Path("results").rglob("*.writing")]
         enlarge("results")
         again, then = ended(line)
-        finals = [one["trial_id"] for one in plain_lines(ledger) if one["type"] == "final"]
+        finals = [one.trial_id for one in read(ledger) if isinstance(one, FinalLine)]
         whole = all((ledger.parent / name).stat().st_size for name in ("frontier.png", "report.html", "plan.json"))
     return {
         "size": size, "code": code, "said": said, "torn": bool(torn), "before": before, "left_over": left_over,
@@ -68,7 +69,7 @@ def of_store():
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{Path.cwd() / 'store' / 'mlflow.db'}"
     with disk("store", "300k"):
         code, said = ended(f"{RUN} --out elsewhere")
-        finals = len([one for one in plain_lines(Path("elsewhere/tiny/full/ledger.jsonl")) if one["type"] == "final"])
+        finals = len([one for one in read(Path("elsewhere/tiny/full/ledger.jsonl")) if isinstance(one, FinalLine)])
         enlarge("store")
         again, then = ended("sync elsewhere/tiny/full")
     return {"code": code, "said": said, "finals": finals, "again": again, "then": then}

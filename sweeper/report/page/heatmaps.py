@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from sweeper.values.kinds import kind_fields
 from sweeper.values.labels import short
 
 WIDTH, LEFT, RIGHT, TOP, AXIS = 420.0, 46.0, 4.0, 4.0, 34.0
@@ -110,7 +111,7 @@ def _grid(points: Sequence[Point]) -> _Grid | None:
 
     Where each value of one goes with a single one of the other, as under a solved axis, the map is one row of pairs.
     """
-    varying = [name for name in QUANTITIES if len({point["shape"][name] for point in points}) > 1]
+    varying = [name for name in QUANTITIES if len({kind_fields(point).get(name) for point in points}) > 1]
     pairs = {names: {_values(point, names) for point in points} for names in combinations(varying, 2)}
     if not pairs:
         return None
@@ -142,7 +143,7 @@ def _crossed(points: Sequence[Point], names: tuple[str, str]) -> _Grid | None:
 
 
 def _values(point: Point, names: Sequence[str]) -> Place:
-    return tuple([int(point["shape"][name]) for name in names])
+    return tuple([int(kind_fields(point)[name]) for name in names])
 
 
 def _sizes(found: set[Place]) -> tuple[int, int]:

@@ -132,9 +132,9 @@ POINT_COLUMNS = (
     column("params", lambda point: point.params["total"], short),
     column("trunk", lambda point: point.params["trunk"], short),
     column("off target", lambda point: point.off_target, percent),
-    column("layers", lambda point: point.shape["n_layers"]),
-    column("width", lambda point: point.shape["d_model"]),
-    column("FFN", lambda point: point.shape["ffn_hidden"]),
+    column("layers", lambda point: point.config.shape.fields().get("n_layers")),
+    column("width", lambda point: point.config.shape.fields().get("d_model")),
+    column("FFN", lambda point: point.config.shape.fields().get("ffn_hidden")),
 )  # fmt: skip
 """Of the points' table, what comes after the config, its objectives and its standing."""
 

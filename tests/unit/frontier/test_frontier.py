@@ -115,7 +115,7 @@ def pair(losses, speeds, *, noise, speed_noise):
         for i, p in enumerate(planned)
         for s, sign in enumerate((0, (-1) ** i, -((-1) ** i)))
     ]
-    return next(p for p in found(records, planned).frontiers[0].points if p.shape["n_layers"] == 2)
+    return next(p for p in found(records, planned).frontiers[0].points if p.config.shape.n_layers == 2)
 
 
 def test_an_advantage_in_speed_below_the_margin_does_not_excuse_a_loss_that_is_far_worse():
@@ -137,7 +137,7 @@ def test_loss_has_no_margin_and_what_is_all_within_the_margin_is_tied():
     ]
     records += [probe(p, speed) for p, speed in zip(planned, (1000.0, 1000.5, 800.0, 800.5), strict=True)]
     points = found(records, planned).frontiers[0].points
-    standing = {p.batch_size: (p.standing, p.tied_in) for p in points if p.shape["n_layers"] == 1}
+    standing = {p.batch_size: (p.standing, p.tied_in) for p in points if p.config.shape.n_layers == 1}
     assert standing == {8: ("frontier", ()), 4: ("tied", ("tokens_per_s",))}, "one training: nothing is shown better"
 
 

@@ -49,7 +49,7 @@ def test_wherever_trials_ran_each_kind_has_all_losses_and_its_own_speeds(places)
         )
         factor = 5 if device == "H200" else 1
         for point in one.points:
-            assert point.objectives["tokens_per_s"].mean == pytest.approx(factor * SPEEDS[point.shape["n_layers"]])
+            assert point.objectives["tokens_per_s"].mean == pytest.approx(factor * SPEEDS[point.config.shape.n_layers])
             ran = {seed: where[point.config_id, seed] for seed in range(3)}
             assert {s.seed: s.device for s in point.samples} == {n: None if d == device else d for n, d in ran.items()}
             assert all((s.tokens_per_s is None) == (s.device is not None) for s in point.samples)

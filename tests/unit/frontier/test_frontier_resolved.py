@@ -91,7 +91,7 @@ def test_auto_is_shown_in_the_precision_that_won():
     result = found(records, planned, seeds=3)
     (point,) = result.frontiers[0].points
     assert point.resolved == {"precision": "fp8"}
-    assert point.recipe["precision"] == "auto"
+    assert point.config.recipe.precision == "auto"
     assert point.objectives["tokens_per_s"].n == 3
     assert [sample.tokens_per_s for sample in point.samples] == [140.0, 141.0, 142.0]
     assert result.jobs == {"ok": 5}

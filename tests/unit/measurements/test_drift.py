@@ -211,7 +211,7 @@ def found(planned, records):
 
 def error(one):
     """Root mean square error of the log speeds against the truth, but for a level that all share."""
-    errors = [math.log(p.objectives["tokens_per_s"].mean / SPEEDS[p.shape["n_layers"]]) for p in one.points]
+    errors = [math.log(p.objectives["tokens_per_s"].mean / SPEEDS[p.config.shape.n_layers]) for p in one.points]
     return float(np.std(errors))
 
 

@@ -33,7 +33,7 @@ def test_a_shape_is_a_point_at_its_best_value_and_the_others_are_listed():
     losses = dict(zip(planned, [1.9, 1.7, 1.8, 1.6, 1.65, 1.9], strict=True))
     records = [final(p, seed, loss + 0.01 * seed) for (p, loss), seed in product(losses.items(), range(3))]
     one = one_of(records, planned)
-    assert sorted(p.recipe["optimizer"]["lr"] for p in one.points) == [1e-3, 2e-3]
+    assert sorted(p.config.recipe.optimizer.lr for p in one.points) == [1e-3, 2e-3]
     assert {p.label: round(p.objectives["val_loss"].mean, 6) for p in one.points} == {
         "L1 f1360 lr 0.002": 1.71,
         "L2 f624 lr 0.001": 1.61,

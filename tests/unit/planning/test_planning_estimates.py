@@ -117,8 +117,8 @@ def test_minutes_take_what_they_say_and_train_what_was_resolved():
     speed = Calibration(achieved_flops_per_s=1e9, overhead_s=5.0, source="said")
     assert speed.seconds(timed) == pytest.approx(90 + 5 + 8_192 * FLOPS_PER_TOKEN / 1e9)
     # 90 s at 1e9 ÷ 638,976 = 1,565 tokens/s: 275.1 steps of 512.
-    assert speed.tokens(timed) == 275 * 512
-    assert speed.tokens(CONFIG) == 8192
+    assert speed.tokens(FLOPS_PER_TOKEN, timed.recipe) == 275 * 512
+    assert speed.tokens(FLOPS_PER_TOKEN, CONFIG.recipe) == 8192
     job = Job(kind="train", config=timed, execution=Execution(batch_size=8, compile=True))
     record = {**final(train_s=2.0, tokens=300 * 512), "recipe": timed.recipe.to_dict(), "trial_id": job.trial_id}
     measured = calibrate(as_lines([record]))

@@ -151,7 +151,7 @@ def test_all_at_once_is_each_by_itself(study):
         reason: said for reason, said in examples.items() if reason != DUPLICATE
     }
     speed = assumed(gpus=0, cpus=2)
-    tokens = [speed.tokens(config) for config in batches]
+    tokens = [speed.tokens(config.flops_per_token, config.recipe) for config in batches]
     flops = [config.shape.train_flops_per_token(config.recipe.seq_len) for config in batches]
     assert made.totals.tokens == sum(tokens)
     assert made.totals.train_flops == sum(n * each for n, each in zip(tokens, flops, strict=True))

@@ -35,7 +35,7 @@ def planned(tmp_path, text):
 def points(configs, *, batch_size=8):
     return [
         SimpleNamespace(
-            config_id=c.config_id, probe_id=c.config_id, shape=c.shape.to_dict(), recipe=c.recipe.to_dict(),
+            config_id=c.config_id, probe_id=c.config_id, config=c,
             batch_size=batch_size,
         )
         for c in configs
