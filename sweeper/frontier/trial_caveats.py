@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sweeper.measurements.measured import Measured, resolution
+from sweeper.measurements.speeds import parted
 from sweeper.values.labels import listed
 from sweeper.values.records import Config, Record
 
@@ -113,6 +114,17 @@ def device_state_caveats(records: Sequence[Record]) -> list[str]:
             f"({listed(sorted(set().union(*throttled)))}): compare speeds measured cool, or at fixed clocks."
         )
     return doubts
+
+
+def contention_caveats(records: Sequence[Record]) -> list[str]:
+    """Where other work slowed so many windows that the uncontended speed lies well above their median."""
+    above = parted(records)
+    if not above:
+        return []
+    return [
+        f"Other work slowed {len(above)} of {len(records)} jobs: their speeds are estimates for an idle machine, "
+        f"up to {max(above):.0%} above the median of their windows. A quiet machine measures it."
+    ]
 
 
 def launch_bound_caveats(records: Sequence[Record]) -> list[str]:

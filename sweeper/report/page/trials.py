@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sweeper.measurements.measured import memory_of_record
+from sweeper.measurements.speeds import speed_of
 from sweeper.measurements.utilization import of_own_seconds, own_seconds
 from sweeper.report.page import curves
 from sweeper.report.page.page_tables import Cell, Column, cells, column, with_anything
@@ -24,6 +25,11 @@ def _speed(name: str) -> Callable[[Record], Any]:
     return lambda record: (record.get("speed") or {}).get(name)
 
 
+def _uncontended(record: Record) -> float | None:
+    found = speed_of(record)
+    return found.speed if found and found.low is not None else None
+
+
 def _status(record: Record) -> str:
     return str(record["status"] if record["type"] == "final" else "failed").replace("_", " ")
 
@@ -37,7 +43,8 @@ COLUMNS = (
     column("status", _status, numbers=False, kept=True),
     column("loss", lambda record: record.get("val_loss"), "{:.4f}".format, kept=True),
     column("bits/byte", lambda record: record.get("val_bpb"), "{:.4f}".format),
-    column("tokens/s", _speed("tokens_per_s"), short, kept=True),
+    column("tokens/s", _speed("tokens_per_s"), short, kept=True, hint="the median of its windows"),
+    column("uncontended", _uncontended, short, hint="tokens/s, estimated for a machine without other work"),
     column("TFLOP/s", _speed("tflops_per_s"), "{:.3g}".format),
     column("MFU", _speed("mfu"), "{:.1%}".format, hint="of the device's dense bf16 peak"),
     column("GPU busy", _speed("busy"), "{:.0%}".format, hint="the share of the timed steps in which a kernel ran"),
@@ -123,6 +130,8 @@ def _estimate(name: str, text: Callable[[Estimate], str]) -> Callable[[Point], C
 POINT_COLUMNS = (
     column("P(frontier)", lambda point: point.p_frontier, "{:.0%}".format,
            hint="in what share of joint draws of the true means no other is as good in all and better in one"),
+    column("median tokens/s", lambda point: point.median_tokens_per_s, short,
+           hint="of the windows as they came, other work and all"),
     column("seeds", lambda point: point.objectives["val_loss"].n),
     column("resolved", lambda point: resolved_text(point.resolved) or None, numbers=False),
     column("params", lambda point: point.params["total"], short),

@@ -1,6 +1,6 @@
 """The speed of a machine that others share, from the windows of a job: how near it is to the uncontended one.
 
-    python benchmarks/contended_speed.py [--draws N] [--seed S] [--out FILE]
+    python benchmarks/noise/contended_speed.py [--draws N] [--seed S] [--out FILE]
 
 Contention only slows: the median of windows is then biased and noisy. Three questions, each with a limit:
 
@@ -40,9 +40,13 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from provenance import RESULTS, provenance
 
 from sweeper.stats.additive_fit import Observation, fit
+from sweeper.stats.uncontended import uncontended
 
 SHARES = (0.2, 0.4, 0.6)
 LEAST, MOST = 1.2, 4.0
@@ -57,9 +61,17 @@ Windows = NDArray[np.float64]
 Method = Callable[[Windows], tuple[float, float, float]]
 """From a job's windows in tokens/s to an estimate and its 95% interval, NaN where it has none."""
 
+
+def _uncontended(windows: Windows) -> tuple[float, float, float]:
+    found = uncontended(tuple(windows.tolist()))
+    low, high = (np.nan if end is None else end for end in (found.low, found.high))
+    return found.speed, low, high
+
+
 METHODS: dict[str, Method] = {
     "median": lambda w: (float(np.median(w)), np.nan, np.nan),
     "quantile_80": lambda w: (float(np.quantile(w, 0.8)), np.nan, np.nan),
+    "uncontended": _uncontended,
 }
 
 
