@@ -24,8 +24,9 @@ from sweeper.frontier.frontiers import DeviceFrontier, Frontier
 from sweeper.frontier.points import Point, Standing
 from sweeper.ledger.typed import Line
 from sweeper.measurements.drift import reference_log
-from sweeper.measurements.measured import PlannedPoint, Seeds, measured, tokens_per_s
+from sweeper.measurements.measured import PlannedPoint, Seeds, measured
 from sweeper.measurements.resolved import resolved_points, without_winning_probes
+from sweeper.measurements.speeds import speed_of
 from sweeper.stats.additive_fit import CONFIDENCE, AdditiveFit, Difference, Observation, fit, t_quantile
 from sweeper.stats.rank import kendall_tau
 from sweeper.stats.welch import summed
@@ -149,8 +150,8 @@ def sides_of(
         log = reference_log(records, one.device)
         speeds: dict[str, list[float]] = defaultdict(list)
         for record in (*m.finals, *m.speeds):
-            if (speed := tokens_per_s(record)) is not None:
-                speeds[record.probe_id].append(speed * math.exp(-log.correction(record)))
+            if (speed := speed_of(record)) is not None:
+                speeds[record.probe_id].append(speed.speed * math.exp(-log.correction(record)))
         environments = [record.environment for record in (*m.speeds, *m.finals)]
         prints = {r.config_id: r.environment.get("data_fingerprint") for r in m.finals}
         sides.append(

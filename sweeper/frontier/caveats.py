@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from sweeper.frontier.points import Point
 from sweeper.frontier.trial_caveats import (
+    contention_caveats,
     device_state_caveats,
     launch_bound_caveats,
     precision_caveats,
@@ -66,7 +67,7 @@ def device_caveats(
         *_epoch_caveats(m.trials),
         *_left_out_caveats(m),
         *precision_caveats(m, names),
-        *_window_caveats((*m.finals, *m.speeds)),
+        *(contention_caveats((*m.finals, *m.speeds)) or _window_caveats((*m.finals, *m.speeds))),
         *device_state_caveats((*m.finals, *m.speeds)),
         *launch_bound_caveats((*m.finals, *m.speeds)),
         *_learning_rate_caveats(configs, fits["val_loss"]),

@@ -16,12 +16,13 @@ from sweeper.frontier.outliers import OutlyingTrial, outlying_trials
 from sweeper.frontier.points import Estimate, Point, Sample
 from sweeper.frontier.posterior import Draws, joint_draws
 from sweeper.frontier.standing import judge
-from sweeper.ledger.typed import FinalLine, Line
+from sweeper.ledger.typed import FinalLine, Line, MeasuredLine
 from sweeper.measurements.drift import ReferenceLog, reference_log
 from sweeper.measurements.measured import Measured, PlannedPoint, Seeds, loss_of, measured, tokens_per_s
 from sweeper.measurements.nuisance_axes import AtBest, at_best, unsteady_levels
 from sweeper.measurements.resolved import resolved_points, shown, without_winning_probes
 from sweeper.measurements.same_computation import copies, fit_once
+from sweeper.measurements.speeds import speed_of
 from sweeper.planning.objectives import EXACT, exact
 from sweeper.stats.additive_fit import AdditiveFit, Observation, fit
 from sweeper.values.labels import labels
@@ -157,10 +158,10 @@ def _speed_observations(m: Measured, probe_ids: Sequence[str], log: ReferenceLog
         Observation(
             treatment=r.probe_id,
             block=f"seed {r.seed}" if isinstance(r, FinalLine) else "probe",
-            value=math.log(speed) - log.correction(r),
+            value=math.log(found.speed) - log.correction(r),
         )
         for r in (*m.finals, *m.speeds)
-        if r.probe_id in probe_ids and (speed := tokens_per_s(r)) is not None
+        if r.probe_id in probe_ids and (found := speed_of(r)) is not None
     ]
 
 
@@ -177,7 +178,7 @@ def _point(
     trained = [r for r in m.trials if r.config_id == config_id]
     finals = sorted(trained, key=lambda r: r.seed)
     at_probe = [r for r in (*m.finals, *m.speeds) if r.probe_id == probe_id]
-    speeds = [speed for r in at_probe if (speed := tokens_per_s(r)) is not None]
+    speeds = [found.speed for r in at_probe if (found := speed_of(r)) is not None]
     peaks = _peaks(m, probe_id)
     loss, log_speed = fits["val_loss"].mean(config_id), fits["tokens_per_s"].mean(probe_id)
     return Point(
@@ -202,15 +203,8 @@ def _point(
             **{name: _exactly(exact(name, p.config)) for name in objectives if name in EXACT},
             **({"peak_memory_bytes": _exactly(median(peaks), len(peaks))} if "peak_memory_bytes" in objectives else {}),
         },
-        samples=tuple(
-            Sample(
-                seed=r.seed,
-                val_loss=loss_of(r),
-                tokens_per_s=tokens_per_s(r) if r.probe_id == probe_id and r.device_type == m.device else None,
-                device=None if r.device_type == m.device else r.device_type,
-            )
-            for r in finals
-        ),
+        samples=tuple([_sample(r, probe_id, m.device) for r in finals]),
+        median_tokens_per_s=_median(at_probe),
         peak_memory_bytes=max(peaks, default=None),
         beside_memory_bytes=_beside(m),
         diverged=sum(r.config_id == config_id for r in m.diverged),
@@ -219,6 +213,25 @@ def _point(
         tied_with=(),
         tied_in=(),
     )
+
+
+def _sample(final: FinalLine, probe_id: str, device: str) -> Sample:
+    found = speed_of(final) if final.probe_id == probe_id and final.device_type == device else None
+    return Sample(
+        seed=final.seed,
+        val_loss=loss_of(final),
+        tokens_per_s=found.speed if found else None,
+        tokens_per_s_low=found.low if found else None,
+        tokens_per_s_high=found.high if found else None,
+        device=None if final.device_type == device else final.device_type,
+    )
+
+
+def _median(records: Sequence[MeasuredLine]) -> float | None:
+    """The geometric mean of the medians of windows; None where the speeds are these."""
+    if all(found.low is None for r in records if (found := speed_of(r)) is not None):
+        return None
+    return math.exp(float(np.mean([math.log(speed) for r in records if (speed := tokens_per_s(r)) is not None])))
 
 
 def _estimate(values: Sequence[float], mean: float, low: float | None, high: float | None) -> Estimate:

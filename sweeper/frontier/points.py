@@ -32,11 +32,15 @@ class Sample:
     """One trial of a point.
 
     `tokens_per_s` is None where it trained at another micro-batch, or on another device type: on that of `device`.
+    Where others could slow it, it is the uncontended speed (`sweeper.stats.uncontended`) with its 95% interval, which
+    is None where it is the median of its windows.
     """
 
     seed: int
     val_loss: float
     tokens_per_s: float | None
+    tokens_per_s_low: float | None = None
+    tokens_per_s_high: float | None = None
     device: str | None = None
 
 
@@ -65,6 +69,9 @@ class Point:
     dominate it with a chance of 5% or more, the likeliest first.
 
     Of its objectives peak memory is the median of what its jobs needed, which doesn't grow with their number.
+    `median_tokens_per_s` is the geometric mean of the medians of windows, beside an uncontended speed; None where the
+    speed is that.
+
     `peak_memory_bytes` is the highest that was measured, `beside_memory_bytes` the most that lay beside any job on this
     device type (`sweeper.values.events.Final`): the same for all its points, since it is the process's.
     """
@@ -90,6 +97,7 @@ class Point:
     dominated_by: tuple[Dominator, ...] = ()
     beside_memory_bytes: int | None = None
     diverged: int = 0
+    median_tokens_per_s: float | None = None
 
     def treatment(self, metric: str) -> str:
         """Whose the measurements of `metric` are: points of one config share its losses, of one probe its speeds."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sweeper.ledger.typed import FinalLine, MeasuredLine
 from sweeper.measurements.measured import Measured
+from sweeper.measurements.speeds import parted
 from sweeper.model.shape import Shape
 from sweeper.values.labels import listed
 from sweeper.values.records import Config
@@ -115,6 +116,17 @@ def device_state_caveats(records: Sequence[MeasuredLine]) -> list[str]:
             f"({listed(sorted(set().union(*throttled)))}): compare speeds measured cool, or at fixed clocks."
         )
     return doubts
+
+
+def contention_caveats(records: Sequence[MeasuredLine]) -> list[str]:
+    """Where other work slowed so many windows that the uncontended speed lies well above their median."""
+    above = parted(records)
+    if not above:
+        return []
+    return [
+        f"Other work slowed {len(above)} of {len(records)} jobs: their speeds are estimates for an idle machine, "
+        f"up to {max(above):.0%} above the median of their windows. A quiet machine measures it."
+    ]
 
 
 def launch_bound_caveats(records: Sequence[MeasuredLine]) -> list[str]:

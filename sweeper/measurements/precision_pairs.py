@@ -12,6 +12,7 @@ from typing import Literal
 from sweeper.ledger.typed import FinalLine, MeasuredLine
 from sweeper.measurements.measured import Measured, PlannedPoint, loss_of, micro_batches, tokens_per_s
 from sweeper.measurements.resolved import without_winning_probes
+from sweeper.measurements.speeds import speed_of
 from sweeper.planning.resolving import ladders
 from sweeper.stats.additive_fit import AdditiveFit, Difference, Observation, fit
 from sweeper.values.labels import labels
@@ -146,8 +147,8 @@ def _speeds(records: Iterable[MeasuredLine], correction: Correction) -> list[Obs
         Observation(
             treatment=record.probe_id,
             block=f"seed {record.seed}" if isinstance(record, FinalLine) else "probe",
-            value=math.log(speed) - correction(record),
+            value=math.log(found.speed) - correction(record),
         )
         for record in records
-        if (speed := tokens_per_s(record)) is not None
+        if (found := speed_of(record)) is not None
     ]

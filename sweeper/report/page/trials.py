@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sweeper.ledger.typed import FailedLine, FinalLine, Line
+from sweeper.measurements.speeds import speed_of
 from sweeper.measurements.utilization import of_own_seconds, own_seconds
 from sweeper.report.page import curves
 from sweeper.report.page.page_tables import Cell, Column, cells, column, with_anything
@@ -27,6 +28,11 @@ def _of_final(value: Callable[[FinalLine], Any]) -> Callable[[Trial], Any]:
     return lambda trial: value(trial) if isinstance(trial, FinalLine) else None
 
 
+def _uncontended(final: FinalLine) -> float | None:
+    found = speed_of(final)
+    return found.speed if found and found.low is not None else None
+
+
 def _speed(value: Callable[[SpeedSummary], float | None]) -> Callable[[Trial], Any]:
     return _of_final(lambda final: value(final.speed) if final.speed else None)
 
@@ -44,7 +50,8 @@ COLUMNS = (
     column("status", _status, numbers=False, kept=True),
     column("loss", _of_final(lambda final: final.val_loss), "{:.4f}".format, kept=True),
     column("bits/byte", _of_final(lambda final: final.val_bpb), "{:.4f}".format),
-    column("tokens/s", _speed(lambda speed: speed.tokens_per_s), short, kept=True),
+    column("tokens/s", _speed(lambda speed: speed.tokens_per_s), short, kept=True, hint="the median of its windows"),
+    column("uncontended", _of_final(_uncontended), short, hint="tokens/s, estimated for a machine without other work"),
     column("TFLOP/s", _speed(lambda speed: speed.tflops_per_s), "{:.3g}".format),
     column("MFU", _speed(lambda speed: speed.mfu), "{:.1%}".format, hint="of the device's dense bf16 peak"),
     column("GPU busy", _speed(lambda speed: speed.busy), "{:.0%}".format,
@@ -127,6 +134,8 @@ def _estimate(name: str, text: Callable[[Estimate], str]) -> Callable[[Point], C
 POINT_COLUMNS = (
     column("P(frontier)", lambda point: point.p_frontier, "{:.0%}".format,
            hint="in what share of joint draws of the true means no other is as good in all and better in one"),
+    column("median tokens/s", lambda point: point.median_tokens_per_s, short,
+           hint="of the windows as they came, other work and all"),
     column("seeds", lambda point: point.objectives["val_loss"].n),
     column("resolved", lambda point: resolved_text(point.resolved) or None, numbers=False),
     column("params", lambda point: point.params["total"], short),

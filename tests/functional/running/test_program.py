@@ -21,6 +21,7 @@ from sweeper.report.recommendation import recommendation_text
 from sweeper.report.tables import plan_table, status_json, summary
 from sweeper.runners import in_process
 from sweeper.running.study_run import StudyRun
+from sweeper.running.under_way import Devices, run_study
 from sweeper.study.loader import load
 from sweeper.tracking.store_uri import sqlite_uri
 from sweeper.values.records import Execution
@@ -84,10 +85,11 @@ def drive(run, tmp_path, *, most=10_000):
     run.folder.root.mkdir(parents=True, exist_ok=True)
     uri = sqlite_uri(tmp_path / "mlflow.db")
     try:
-        run.run(
-            runner, console=Console(file=told, width=120), tracking_uri=uri, at_a_time=1, device="cpu",
+        devices = Devices(
+            runner=runner, device="cpu", at_a_time=1,
             fingerprint_of=lambda name, vocab_size: pytest.fail("a program's data is none of ours"),
         )  # fmt: skip
+        run_study(run, devices, console=Console(file=told, width=120), tracking_uri=uri)
     except KeyboardInterrupt:
         told.write("interrupted")
     return told.getvalue(), MlflowClient(uri)

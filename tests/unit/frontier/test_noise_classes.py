@@ -41,10 +41,10 @@ def test_a_rate_at_which_losses_scatter_more_widens_the_intervals_there_alone():
     (one,) = found.frontiers
     (noisy,) = [c for c in one.noise_classes if c.metric == "val_loss"]
     assert (noisy.by.rsplit(".", 1)[-1], noisy.values) == ("lr", (8e-3,))
-    widths = {p.recipe["optimizer"]["lr"]: [] for p in one.points}
+    widths = {p.config.recipe.optimizer.lr: [] for p in one.points}
     for point in one.points:
         loss = point.objectives["val_loss"]
-        widths[point.recipe["optimizer"]["lr"]].append(loss.high - loss.low)
+        widths[point.config.recipe.optimizer.lr].append(loss.high - loss.low)
     assert min(widths[8e-3]) > 4 * max(widths[1e-3] + widths[2e-3])
     said = " ".join(noise_sentences(one))
     scatter = f"(sd {noisy.sd:.3g} nats against {noisy.others_sd:.3g} nats)"

@@ -36,7 +36,7 @@ def points(configs, *, batch_size=8):
     return [
         SimpleNamespace(
             config_id=c.config_id, probe_id=c.config_id, config=c,
-            batch_size=batch_size,
+            batch_size=batch_size, treatment=lambda metric, c=c: c.config_id,
         )
         for c in configs
     ]  # fmt: skip
