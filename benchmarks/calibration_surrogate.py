@@ -94,7 +94,7 @@ def point(rows: Any, row: int) -> Any:
     """What a surrogate takes of a frontier's point."""
     config = rows.config(row)
     named = {"config_id": config.config_id, "probe_id": f"p{config.config_id}"}
-    return SimpleNamespace(**named, config=config, batch_size=8)
+    return SimpleNamespace(**named, config=config, batch_size=8, treatment=lambda metric: config.config_id)
 
 
 def judged(study, rows, points, metric, truth, measured, others, noise, seeds, draw) -> dict[str, Any]:

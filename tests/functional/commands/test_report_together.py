@@ -93,7 +93,7 @@ def test_two_devices_are_one_study_and_side_by_side(said, place):
     lines = text.splitlines()
     for line in ("a: 9 trials, on AMD EPYC, 2 threads", "b: 9 trials, on H100", "Side by side"):
         assert line in lines
-    assert [line.split("  ")[0] for line in lines if "tokens/s  standing" in line] == ["config", "config"]
+    assert [line.split("  ")[0] for line in lines if "P  standing" in line] == ["config", "config"]
     rows = [line.split() for line in lines if line.startswith(("L1 f960", "L2 f432", "L4 f176"))][-6:]
     assert [row[:5] + row[-1:] for row in rows[:3]] == [
         ["L1", "f960", "2.085", "2.115", "+0.030", "A"],
