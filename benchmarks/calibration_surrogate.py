@@ -93,8 +93,8 @@ def one_study(study: Any, rows: Any, number: int) -> dict[str, dict[str, Any]]:
 def point(rows: Any, row: int) -> Any:
     """What a surrogate takes of a frontier's point."""
     config = rows.config(row)
-    named = {"config_id": config.config_id, "probe_id": f"p{config.config_id}"}
-    return SimpleNamespace(**named, config=config, batch_size=8, treatment=lambda metric: config.config_id)
+    named = {"val_loss": config.config_id, "tokens_per_s": f"p{config.config_id}"}
+    return SimpleNamespace(config_id=config.config_id, config=config, batch_size=8, treatment=named.__getitem__)
 
 
 def judged(study, rows, points, metric, truth, measured, others, noise, seeds, draw) -> dict[str, Any]:
