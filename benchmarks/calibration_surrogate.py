@@ -94,7 +94,8 @@ def point(rows: Any, row: int) -> Any:
     """What a surrogate takes of a frontier's point."""
     config = rows.config(row)
     named = {"val_loss": config.config_id, "tokens_per_s": f"p{config.config_id}"}
-    return SimpleNamespace(config_id=config.config_id, config=config, batch_size=8, treatment=named.__getitem__)
+    ids = {"config_id": named["val_loss"], "probe_id": named["tokens_per_s"]}
+    return SimpleNamespace(**ids, config=config, batch_size=8, treatment=named.__getitem__)
 
 
 def judged(study, rows, points, metric, truth, measured, others, noise, seeds, draw) -> dict[str, Any]:
