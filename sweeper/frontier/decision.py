@@ -8,7 +8,7 @@ The first question is what losses are compared at (`By`):
   lowest mean.
 - loss_within: the fastest whose mean loss at the end is at most so much above the lowest.
 
-A config is ruled out where its difference to the lowest mean is above zero, by the interval of
+A config is ruled out where its difference to the lowest mean is above zero, by its own interval and by that of
 `sweeper.stats.dunnett.above_lowest`: the config that is truly the best is ruled out in 2.5% of studies at most.
 """
 
@@ -155,7 +155,7 @@ def _by_tokens(points: Mapping[str, Point], losses: AdditiveFit) -> Decision:
 
 def _is_above(point: Point, lowest: Point, losses: AdditiveFit, comparisons: int) -> bool:
     apart = losses.difference(point.config_id, lowest.config_id)
-    if apart.standard_error is None:
+    if apart.standard_error is None or apart.low is None or apart.low <= 0:
         return False
     low = above_lowest(apart.value, apart.standard_error, comparisons, losses.degrees_of_freedom).low
     return low is not None and low > 0
