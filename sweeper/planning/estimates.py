@@ -35,11 +35,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from sweeper.ledger.typed import FinalLine, Line
 from sweeper.model.shape import Shape, computes_in_fp8
 from sweeper.values.records import Config, Fp8Backend, Fp8Filter, Precision, Recipe
+
+if TYPE_CHECKING:
+    from sweeper.ledger.typed import FinalLine, Line
 
 CPU_CORE_FLOPS_PER_S = 45e9
 """Achieved in fp32 training per core, at the sizes of a CPU proxy."""
@@ -127,6 +129,8 @@ def assumed(*, gpus: int, cpus: int) -> Calibration:
 
 def calibrate(records: Iterable[Line]) -> Calibration | None:
     """Medians over the `final` lines of status ok in a ledger, of the device seen last; None without any."""
+    from sweeper.ledger.typed import FinalLine
+
     finals = [r for r in records if isinstance(r, FinalLine) and r.status == "ok" and r.seconds.get("train", 0) > 0]
     finals = [r for r in finals if r.config.flops_per_token is not None]
     if not finals:

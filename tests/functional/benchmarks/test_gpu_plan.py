@@ -79,6 +79,7 @@ def test_the_plan_on_a_bare_machine_is_cut_and_resumed(bare_python, wheels, tmp_
     out = tmp_path / "first" / "gpu.json"
     try:
         wait_for(lambda: first.poll() is not None or status(out, "machine") == "done")
+        assert first.poll() is None, first.communicate()[0]
         started = psutil.Process(first.pid).children(recursive=True)
         first.send_signal(signal.SIGTERM)
         said, _ = first.communicate()
