@@ -90,7 +90,9 @@ def surrogate(study: Study, points: Sequence[Point], metric: str, fit: AdditiveF
     Points that share a measurement (one training at two micro-batches; learning rates at one speed) count once.
     """
     of_speed = metric == "tokens_per_s"
-    one_each = {point.treatment(metric): point for point in points}
+    one_each = {
+        point.probe_id if of_speed else fit.copy_of.get(point.config_id, point.config_id): point for point in points
+    }
     place = {treatment: n for n, treatment in enumerate(fit.treatments)}
     at = [place[treatment] for treatment in one_each]
     ours = [point for point in one_each.values() if isinstance(point.config.shape, Shape)]

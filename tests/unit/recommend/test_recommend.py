@@ -281,3 +281,34 @@ def test_what_a_nuisance_axis_was_measured_at_counts_as_measured(made):
     assert len(configs) == 60
     found, _ = answers(run)
     assert found["points"] == found["feasible"] == 60
+
+
+def test_of_a_tie_in_loss_the_fastest_is_chosen(made):
+    make, run = made
+    make(noise=0.05)
+    _, by = answers(run)
+    quality = by["quality"]
+    rivals = [rival["config"] for rival in quality["tied_with"]]
+    assert len(rivals) > 2
+    own = quality["choice"]["tokens_per_s"]["mean"]
+    lowest = quality["lowest_loss"]["config"]
+    assert lowest["val_loss"]["mean"] == min(rival["val_loss"]["mean"] for rival in rivals)
+    assert own > 1.2 * lowest["tokens_per_s"]["mean"]
+    assert quality["lowest_loss"]["ahead"]["low"] < 0
+
+
+def test_what_diverged_for_a_seed_is_not_recommended(made, tmp_path):
+    make, run = made
+    make(noise=0.0005)
+    _, by = answers(run)
+    best = by["quality"]["choice"]["config_id"]
+    ledger = tmp_path / "made" / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    for line in lines:
+        if line["config_id"] == best and line["seed"] == 2:
+            line |= {"status": "diverged", "val_loss": None}
+    ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found, by = answers(run)
+    assert best not in {choice["choice"]["config_id"] for choice in by.values()}
+    assert len(found["unstable"]) == 1
+    assert "(2 of 3 finished)" in found["unstable"][0]
