@@ -200,8 +200,8 @@ def _card(point: Point, further: Sequence[str]) -> list[tuple[str, str]]:
     loss, speed = point.objectives["val_loss"], point.objectives["tokens_per_s"]
     chance, seeds = point.p_frontier, [str(sample.seed) for sample in point.samples]
     rows = [
-        ("loss", f"{loss_interval(loss)} nats/token"),
-        ("speed", f"{speed_interval(speed)} tokens/s"),
+        ("loss", f"{loss_interval(loss, part=BAR)} nats/token"),
+        ("speed", f"{speed_interval(speed, part=BAR)} tokens/s"),
         *((OBJECTIVES[name], objective_cell(name, point.objectives[name].mean)) for name in further),
         ("parameters", short(point.params["total"])),
         ("off target", percent(point.off_target) if point.off_target is not None else ""),

@@ -186,7 +186,7 @@ def test_a_study_measures_it_and_says_what_came_out(place, monkeypatch, capsys):
     """Minutes are resolved from the study's own probes, and ids are those of a study without a reference."""
     write_study(place, edit=lambda text: text.replace("tokens: 5k", "minutes: 0.005").replace("[32, 48]", "[32]"))
     run_tiny(place, monkeypatch, "resources.reference_every=0.1s")
-    said = " ".join(capsys.readouterr().out.split())
+    capsys.readouterr()
     records = ledger(place)
     outcomes = [record for record in records if record["type"] in ("speed", "final")]
     told = [one for record in outcomes for one in record["environment"].get("reference", ())]
@@ -203,6 +203,8 @@ def test_a_study_measures_it_and_says_what_came_out(place, monkeypatch, capsys):
         assert (record["resolved"]["steps"], record["tokens"]) == (steps, steps * 256)
     (frontier,) = json.loads((folder(place) / "frontier.json").read_text())["frontiers"]
     assert frontier["drift"]["measurements"] == len(told)
+    assert main(["report", "runs/tiny/full", "--details"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
     assert f"the reference config was measured {len(told)} times on 1 device" in said
     assert "the reference config was measured" in (folder(place) / "report.html").read_text()
     assert all(record["job"]["reference"] is None for record in records if record["type"] == "asked")

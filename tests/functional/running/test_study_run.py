@@ -5,8 +5,10 @@ import shutil
 from collections import Counter
 
 import pytest
-from ledger_lines import plain_lines
+from ledger_lines import as_line, plain_lines
 from tiny_study import finals, folder, ledger, mlflow_runs, sweeper, write_study
+
+from sweeper.measurements.speeds import speed_of
 
 
 def test_a_study_is_run_once_and_leaves_all_it_promises(place):
@@ -166,7 +168,7 @@ def test_a_trial_that_is_asked_for_is_measured_again_and_the_ledger_keeps_both(p
         if point["config_id"] == second["config_id"]
         for sample in point["samples"]
     ]
-    assert speeds == [second["speed"]["tokens_per_s"]], "the later one counts"
+    assert speeds == [speed_of(as_line(second)).speed], "the later one counts"
     assert "4 kept, 0 to do" in sweeper(place, "run", "tiny.yaml", "--runner", "in-process")
     said = sweeper(
         place, "run", "tiny.yaml", "--again", "nonesuch", "--runner", "in-process", "--again", "nor", expect=2
