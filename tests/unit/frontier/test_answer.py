@@ -1,18 +1,23 @@
 """The answer: at most six lines, the decision first, each left out where it has nothing to say."""
 
+import json
 import re
+import shutil
+from pathlib import Path
 
-import numpy as np
 import pytest
 from frontier_fakes import LOSSES, OBJECTIVES, SPEEDS, config, final, plan, study
 from ledger_lines import as_lines
 from test_horizons import CROSSING, ledger
 from test_horizons import study as with_branches
 
+from sweeper.commands.main import main
 from sweeper.frontier.answer import answer, main_device
 from sweeper.frontier.decision import Decide
 from sweeper.frontier.frontiers import frontier
 from sweeper.report.frontier_json import frontier_json
+
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 
 
 def found(planned, records, **options):
@@ -130,19 +135,11 @@ def test_the_same_as_data():
     assert frontier_json(found(study(LOSSES, SPEEDS)[0], []))["answer"]["choice"] is None
 
 
-def test_what_is_ruled_out_is_shown_to_be_worse_by_the_interval_that_is_printed():
-    """A pair whose own seeds disagree is no rival beaten, however small the pooled error is."""
-    planned = plan([config(n, 16) for n in (1, 2, 3, 4, 5, 6)])
-    quiet = np.random.default_rng(3).normal(0, 0.002, size=(6, 3))
-    quiet[1] = (-0.06, 0.06, 0.0)
-    means = (1.5, 1.55, 1.9, 2.0, 2.1, 2.2)
-    records = [final(p, s, means[i] + quiet[i, s], 1e4 * (1 + i)) for i, p in enumerate(planned) for s in range(3)]
-    result = found(planned, records)
-    labels = {p.point_id: p.label for p in result.frontiers[0].points}
-    decision = result.frontiers[0].decision
-    assert {labels[one.point_id] for one in decision.ruled_out} == {"L3", "L4", "L5", "L6"}
-    choice_losses = result.frontiers[0].fits["val_loss"]
-    lowest = min(result.frontiers[0].points, key=lambda p: p.objectives["val_loss"].mean)
-    for one in decision.ruled_out:
-        point = next(p for p in result.frontiers[0].points if p.point_id == one.point_id)
-        assert choice_losses.difference(point.config_id, lowest.config_id).low > 0
+def test_what_is_ruled_out_is_shown_to_be_worse_by_the_interval_that_is_printed(tmp_path, capsys):
+    """In the recorded lr_transfer a pair's own seeds disagree, however small the error of all others is."""
+    shutil.copytree(RESULTS / "lr_transfer_cpu", tmp_path / "run")
+    assert main(["report", str(tmp_path / "run"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["answer"]
+    assert len(told["as_good"]) == 1
+    assert len(told["ruled_out"]) > 20
+    assert all(one["low"] > 0 for one in told["ruled_out"])
