@@ -28,7 +28,7 @@ EQUAL_PARAMS = 1.04
 class Ladder:
     """Points of one study that differ in one axis, ascending, each the best of its learning rates.
 
-    `compared` counts all points that could have been chosen; `noise` is the study's of a trial's loss.
+    `compared` counts all points that could have been chosen; `noise` is that of a trial's loss in the study's noisiest class.
     """
 
     where: str
@@ -68,8 +68,13 @@ def ladders(study: Mapping[str, Any], axis: str) -> Iterator[Ladder]:
         for group in groups.values():
             best = _best(group, axis)
             if len(best) > 1:
-                yield Ladder(where=_where(study, frontier, best, axis), axis=axis, points=tuple(best),
-                             compared=len(group), noise=noise)  # fmt: skip
+                yield Ladder(
+                    where=_where(study, frontier, best, axis),
+                    axis=axis,
+                    points=tuple(best),
+                    compared=len(group),
+                    noise=_noisiest(frontier),
+                )
 
 
 def outcome(ladder: Ladder) -> tuple[str, str]:
@@ -94,6 +99,13 @@ def outcome(ladder: Ladder) -> tuple[str, str]:
 def _at_equal_parameters(ladder: Ladder) -> str:
     counts = [point["params"]["trunk"] for point in ladder.points]
     return ", at equal parameters" if max(counts) / min(counts) <= EQUAL_PARAMS else ""
+
+
+def _noisiest(frontier: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The noise of losses with the sd of the noisiest class of configs, as a size may be in any."""
+    noise = frontier["noise"]["val_loss"]
+    classes = [one["sd"] for one in frontier.get("noise_classes", ()) if one["metric"] == "val_loss"]
+    return {**noise, "residual_sd": max([noise["residual_sd"], *classes])}
 
 
 def _others(point: Mapping[str, Any], axis: str) -> str:
