@@ -28,7 +28,8 @@ EQUAL_PARAMS = 1.04
 class Ladder:
     """Points of one study that differ in one axis, ascending, each the best of its learning rates.
 
-    `compared` counts all points that could have been chosen; `noise` is that of a trial's loss in the study's noisiest class.
+    `compared` counts all points that could have been chosen; `noise` is that of a trial's loss in the study's noisiest
+    class.
     """
 
     where: str
